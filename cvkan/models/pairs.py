@@ -1,0 +1,281 @@
+"""Operations on complex tensors that are carried as pairs of real ones.
+
+Symbols: z = re + i im, r = |z|, u = log|z|, p = z/|z| (unit phase), EPS = 1e-12 under every root and log.
+Source: the polar form of the CV-KAN research log. Shapes are any unless given; B batch, T tokens, D channels.
+
+Two rules hold throughout:
+- Halves (float16, bfloat16) are widened to float32 before any polar operation or sum, whatever autocast says;
+  float64 stays float64, so that a model can be checked in double precision.
+- At z = 0 every gradient is zero: a phase that does not exist has no direction to move in.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn import functional as F
+
+from cvkan.models.output import Pair
+
+EPS = 1e-12
+"""Added to re^2 + im^2 before a root or a logarithm."""
+
+HALVES = (torch.float16, torch.bfloat16)
+
+
+def widen(x: Tensor) -> Tensor:
+    """`x` in float32 where it is float16 or bfloat16, otherwise `x` itself."""
+    return x.float() if x.dtype in HALVES else x
+
+
+def widened(z: Pair) -> Pair:
+    """`widen` of both parts."""
+    return Pair(widen(z.re), widen(z.im))
+
+
+def no_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """A context in which matrix products of widened tensors on x's device are not narrowed again."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if kind != "meta" and torch.is_autocast_enabled(kind) else nullcontext()
+
+
+def _square(re: Tensor, im: Tensor) -> Tensor:
+    return torch.addcmul(re * re, im, im)
+
+
+def power(z: Pair) -> Tensor:
+    """re^2 + im^2, at least float32."""
+    z = widened(z)
+    return _square(z.re, z.im)
+
+
+def magnitude(z: Pair) -> Tensor:
+    """sqrt(re^2 + im^2 + EPS), at least float32."""
+    return (power(z) + EPS).sqrt()
+
+
+class _LogMagnitude(Function):
+    """u = log(P)/2 with P = re^2 + im^2 + EPS; du/dre = re/P. Three passes back instead of nine."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(re: Tensor, im: Tensor) -> tuple[Tensor, Tensor]:
+        total = _square(re, im) + EPS
+        return total.log() * 0.5, total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, g_u: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        re, im, total = ctx.saved_tensors
+        slope = g_u / total
+        return re * slope, im * slope
+
+
+def log_magnitude(z: Pair) -> Tensor:
+    """0.5 log(re^2 + im^2 + EPS), at least float32."""
+    z = widened(z)
+    u, _ = _LogMagnitude.apply(z.re, z.im)  # type: ignore[no-untyped-call]
+    return u  # type: ignore[no-any-return]
+
+
+class _Polar(Function):
+    """(u, p) of a complex number with a backward pass of its own: seven passes over memory instead of some twenty.
+
+    With P = re^2 + im^2 + EPS and v = 1/sqrt(P) (0 where z = 0), u = log(P)/2 and p = z v:
+    du/dre = v p_re, dp_re/dre = v (1 - p_re^2), dp_re/dim = -v p_re p_im, and so
+    grad_re = v (g_re + p_re q), grad_im = v (g_im + p_im q), q = g_u - g_re p_re - g_im p_im.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(re: Tensor, im: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        square = _square(re, im)
+        total = square + EPS
+        # sign() is the cheapest vectorised mask: 1 where z is not 0, else 0.
+        inverse = total.rsqrt() * square.sign()
+        return total.log() * 0.5, re * inverse, im * inverse, inverse
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        _, p_re, p_im, inverse = output
+        ctx.mark_non_differentiable(inverse)
+        ctx.save_for_backward(p_re, p_im, inverse)
+
+    @staticmethod
+    def backward(ctx: Any, g_u: Tensor, g_re: Tensor, g_im: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        p_re, p_im, inverse = ctx.saved_tensors
+        q = torch.addcmul(torch.addcmul(g_u, g_re, p_re, value=-1), g_im, p_im, value=-1)
+        return torch.addcmul(g_re, p_re, q) * inverse, torch.addcmul(g_im, p_im, q) * inverse
+
+
+class _Unit(Function):
+    """The phase alone: `_Polar` without u."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(re: Tensor, im: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        square = _square(re, im)
+        inverse = (square + EPS).rsqrt() * square.sign()
+        return re * inverse, im * inverse, inverse
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        p_re, p_im, inverse = output
+        ctx.mark_non_differentiable(inverse)
+        ctx.save_for_backward(p_re, p_im, inverse)
+
+    @staticmethod
+    def backward(ctx: Any, g_re: Tensor, g_im: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        p_re, p_im, inverse = ctx.saved_tensors
+        dot = torch.addcmul(g_re * p_re, g_im, p_im)
+        return (
+            torch.addcmul(g_re, p_re, dot, value=-1) * inverse,
+            torch.addcmul(g_im, p_im, dot, value=-1) * inverse,
+        )
+
+
+def polar(z: Pair) -> tuple[Tensor, Pair]:
+    """(log|z|, z/|z|) at once: u = 0.5 log(re^2 + im^2 + EPS), p = z / sqrt(re^2 + im^2 + EPS); p = 0 at z = 0."""
+    z = widened(z)
+    u, p_re, p_im, _ = _Polar.apply(z.re, z.im)  # type: ignore[no-untyped-call]
+    return u, Pair(p_re, p_im)
+
+
+def unit(z: Pair) -> Pair:
+    """z / sqrt(re^2 + im^2 + EPS); 0 at z = 0."""
+    z = widened(z)
+    p_re, p_im, _ = _Unit.apply(z.re, z.im)  # type: ignore[no-untyped-call]
+    return Pair(p_re, p_im)
+
+
+def add(a: Pair, b: Pair) -> Pair:
+    """a + b."""
+    return Pair(a.re + b.re, a.im + b.im)
+
+
+def subtract(a: Pair, b: Pair) -> Pair:
+    """a - b."""
+    return Pair(a.re - b.re, a.im - b.im)
+
+
+def scale(z: Pair, factor: Tensor) -> Pair:
+    """z a for real a, with broadcasting."""
+    return Pair(z.re * factor, z.im * factor)
+
+
+def add_scaled(z: Pair, factor: Tensor, w: Pair) -> Pair:
+    """z + a w for real a of w's shape; both may broadcast to z."""
+    if w.re.shape != z.re.shape:
+        # The small product first: addcmul's backward pass would fill two tensors of z's size for each part.
+        return add(z, scale(w, factor))
+    return Pair(torch.addcmul(z.re, factor, w.re), torch.addcmul(z.im, factor, w.im))
+
+
+def multiply(a: Pair, b: Pair) -> Pair:
+    """a b = (a_re b_re - a_im b_im) + i (a_re b_im + a_im b_re)."""
+    return Pair(
+        torch.addcmul(a.re * b.re, a.im, b.im, value=-1),
+        torch.addcmul(a.re * b.im, a.im, b.re),
+    )
+
+
+class _Rotate(Function):
+    """z e^(i theta) for fixed angles: the backward pass rotates the gradient by -theta, four passes instead of ten."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(re: Tensor, im: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        return multiply(Pair(re, im), Pair(cos, sin))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(inputs[2], inputs[3])
+
+    @staticmethod
+    def backward(ctx: Any, g_re: Tensor, g_im: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        back = multiply_conjugate(Pair(g_re, g_im), Pair(cos, sin))
+        return back.re, back.im, None, None
+
+
+def rotate(z: Pair, cos: Tensor, sin: Tensor) -> Pair:
+    """z (cos + i sin) for angles that need no gradient and broadcast to z: z e^(i theta), at least float32."""
+    z = widened(z)
+    re, im = _Rotate.apply(z.re, z.im, cos, sin)  # type: ignore[no-untyped-call]
+    return Pair(re, im)
+
+
+def multiply_conjugate(a: Pair, b: Pair) -> Pair:
+    """a conj(b) = (a_re b_re + a_im b_im) + i (a_im b_re - a_re b_im)."""
+    return Pair(
+        torch.addcmul(a.re * b.re, a.im, b.im),
+        torch.addcmul(a.im * b.re, a.re, b.im, value=-1),
+    )
+
+
+def from_polar(u: Tensor, p: Pair) -> Pair:
+    """exp(u) p, at least float32."""
+    return scale(widened(p), widen(u).exp())
+
+
+def weighted_sum(weights: Tensor, x: Tensor) -> Tensor:
+    """sum_t w_t x_t for weights (B, T) and x (B, T, D) -> (B, D), at least float32."""
+    with no_autocast(x):
+        return torch.matmul(weights.unsqueeze(-2), widen(x)).squeeze(-2)
+
+
+def token_mean(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean of real x (B, T, D) over real tokens -> (B, 1, D), at least float32; 0 where a row has no real token.
+
+    `mask` (B, T) bool, True = real token; None = all are real.
+    """
+    x = widen(x)
+    if mask is None:
+        # Not mean(): its backward pass fills a tensor of x's size, that of sum() expands without a copy.
+        return x.sum(-2, keepdim=True) * (1.0 / x.shape[-2])
+    kept = mask.unsqueeze(-1)
+    return x.masked_fill(~kept, 0.0).sum(-2, keepdim=True) / kept.sum(-2, keepdim=True).clamp(min=1)
+
+
+def running_mean(x: Tensor, mask: Tensor | None) -> Tensor:
+    """y_t = sum_{i<=t} m_i x_i / max(1, sum_{i<=t} m_i) for real x (B, T, D) -> (B, T, D), at least float32."""
+    x = widen(x)
+    if mask is None:
+        return running_sum(x) / torch.arange(1, x.shape[-2] + 1, dtype=x.dtype, device=x.device).unsqueeze(-1)
+    kept = mask.unsqueeze(-1)
+    return running_sum(x.masked_fill(~kept, 0.0)) / running_sum(kept.to(x.dtype)).clamp(min=1)
+
+
+def running_sum(x: Tensor) -> Tensor:
+    """y_t = sum_{i<=t} x_i over the tokens of x (B, T, D).
+
+    Doubling (Hillis and Steele 1986): after the step with shift k each y_t is the sum of the last 2k terms. It takes
+    log2(T) passes where cumsum takes one, but it is deterministic on every device, its rounding error grows with
+    log2(T) instead of T, and no value, not even a NaN, flows backwards in time.
+    """
+    shift = 1
+    while shift < x.shape[-2]:
+        x = x + F.pad(x[..., :-shift, :], (0, 0, shift, 0))
+        shift *= 2
+    return x
+
+
+def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax over the last dimension of scores (B, T), at least float32; padding gets exactly 0 weight."""
+    scores = widen(scores)
+    if mask is None:
+        return scores.softmax(-1)
+    low = torch.finfo(scores.dtype).min
+    return scores.masked_fill(~mask, low).softmax(-1).masked_fill(~mask, 0.0)

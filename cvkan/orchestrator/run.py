@@ -1,0 +1,260 @@
+"""The driver: plan -> what the ledger lacks -> packs -> a backend -> rows. The one writer of a sweep's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from cvkan.domains import DOMAINS
+from cvkan.domains.objectives import OBJECTIVES
+from cvkan.domains.task import Task
+from cvkan.errors import Problem, UserError
+from cvkan.orchestrator.ledger import FINAL, SCHEMA_VERSION, Ledger, Row
+from cvkan.orchestrator.plan import Plan, Trial, packs
+from cvkan.orchestrator.queue import Job, Queue
+from cvkan.orchestrator.spec import TrialConfig
+from cvkan.orchestrator.worker import Event, Order, Outcome, Progress
+from cvkan.provenance import git_state
+
+
+class Backend(Protocol):
+    """Trains the packs of a queue somewhere."""
+
+    def run(self, queue: Queue, order: Callable[[Job], Order], on_event: Callable[[Event], None]) -> None:
+        """Takes jobs until the queue is finished. Every trial of a job gives one Outcome, also if its process died."""
+
+    @property
+    def device(self) -> str:
+        """The torch device that a worker trains on: cpu or cuda."""
+
+    def close(self) -> None:
+        """Gives back what the backend holds."""
+
+
+class View(Protocol):
+    """What people see of a running sweep."""
+
+    def started(self, plan: Plan, waiting: int, held: int) -> None:
+        """Training begins: `waiting` trials to train, `held` found in the ledger."""
+
+    def progress(self, trial: Trial, event: Progress) -> None:
+        """A trial has ended an epoch."""
+
+    def ended(self, trial: Trial, outcome: Outcome, again: bool) -> None:
+        """A trial has ended; `again` if it will be tried once more."""
+
+    def finished(self) -> None:
+        """Nothing more is trained."""
+
+
+@dataclass
+class Result:
+    """What a run did: how many trials it found done, how the others ended, how many were not started and why."""
+
+    held: int
+    counts: Counter[str] = field(default_factory=Counter)
+    left: int = 0
+    stopped: str | None = None
+    interrupted: bool = False
+
+    @property
+    def failures(self) -> int:
+        """Trials of this run that ended without a result."""
+        return sum(count for status, count in self.counts.items() if status not in FINAL and status != "interrupted")
+
+
+def cached_hash(cache: Path) -> Callable[[TrialConfig], str]:
+    """The hash of a config's data set, which is decoded into `cache` if it is not there yet."""
+    return lambda config: DOMAINS[config.domain].load(config.data, cache).hash
+
+
+def plan_record(plan: Plan, command: str) -> dict[str, Any]:
+    """plan.json: what a report needs to know of a sweep beside its rows."""
+    spec = plan.spec
+    task = plan.arms[0].config.task()
+    return {
+        "schema": SCHEMA_VERSION,
+        "name": spec.name,
+        "profile": spec.profile,
+        "question": spec.question,
+        "file": spec.source,
+        "command": command,
+        "metric": {"name": task.metric, "direction": task.direction},
+        "axes": {path: [value.label for value in values] for path, values in spec.axes.items()},
+        "seeds": list(spec.seeds),
+        "claims": [claim.model_dump() for claim in spec.claims],
+        "match": spec.match.model_dump() if spec.match else None,
+        "arms": [
+            {
+                "arm": arm.id,
+                "values": arm.values,
+                "label": arm.label,
+                "n_params": arm.n_params,
+                "matched": {"path": arm.matched.path, "value": arm.matched.value} if arm.matched else None,
+            }
+            for arm in plan.arms
+        ],
+        "dropped": [{"label": arm.label, "reason": arm.reason} for arm in plan.dropped],
+        "trials": [{"key": trial.key, "arm": trial.arm.id, "seed": trial.seed} for trial in plan.trials],
+    }
+
+
+def figure_names(task: Task) -> list[str]:
+    """The metric columns of a trial of this task."""
+    metrics = OBJECTIVES[task.output].metrics
+    return ["last_train_loss", *(f"{part}_{name}" for part in ("best_val", "last_val", "test") for name in metrics)]
+
+
+def row_of(trial: Trial, outcome: Outcome, sweep: str, attempts: int) -> Row:
+    """A trial's row in the ledger."""
+    sha, dirty = git_state()
+    machine = {"torch": None, "device": None, "host": None, "cvkan_version": None, "code_hash": None, **outcome.provenance}
+    fixed = {
+        "key": trial.key,
+        "sweep": sweep,
+        "arm": trial.arm.id,
+        "seed": trial.seed,
+        "n_params": trial.arm.n_params,
+        "attempts": attempts,
+        "git_sha": sha,
+        "git_dirty": dirty,
+        "data_hash": trial.data_hash,
+        "config": json.dumps(trial.arm.config.plain(), sort_keys=True),
+        "started": datetime.fromisoformat(outcome.started) if outcome.started else datetime.now(UTC),
+        **{name: getattr(outcome, name) for name in OUTCOME_COLUMNS},
+        **machine,
+    }
+    figures: dict[str, float | None] = dict.fromkeys(figure_names(trial.arm.config.task()))
+    curve = [vars(point) for point in outcome.curve]
+    return Row(fixed, dict(trial.arm.values), {**figures, **outcome.figures}, curve)
+
+
+OUTCOME_COLUMNS = (
+    "status", "reason", "flops", "epochs", "steps", "best_epoch", "seconds", "seconds_train", "seconds_eval", "peak_memory_mb", "pack_size",
+)  # fmt: skip
+
+
+class Driver:
+    """Runs one plan into one ledger through the backend that `connect` starts, if there is anything to train."""
+
+    def __init__(self, plan: Plan, ledger: Ledger, connect: Callable[[], Backend], view: View, cache: Path) -> None:
+        self.plan = plan
+        self.ledger = ledger
+        self.connect = connect
+        self.view = view
+        self.cache = cache
+        self.trials = {trial.key: trial for trial in plan.trials}
+        self.open: dict[str, Job] = {}
+        self.ended: dict[str, list[Outcome]] = {}
+
+    def run(self, command: str) -> Result:
+        """Trains what the ledger lacks. UserError if the folder is held by another driver or cannot be written."""
+        with self.ledger.writing():
+            self.ledger.merge()
+            held = self.ledger.statuses()
+            waiting = [trial for trial in self.plan.trials if held.get(trial.key) not in FINAL]
+            self.result = Result(held=len(self.plan.trials) - len(waiting))
+            self.ledger.write_plan(plan_record(self.plan, command))
+            self.queue = Queue(packs(waiting, self.plan.spec.resources.pack), self.plan.spec.limits)
+            if waiting:
+                self._train(waiting)
+            self.result.left = self.queue.left
+            self.result.stopped = self.queue.stopped
+        return self.result
+
+    def _train(self, waiting: list[Trial]) -> None:
+        self.backend = self.connect()
+        self.view.started(self.plan, len(waiting), self.result.held)
+        try:
+            with self._signals():
+                self.backend.run(self.queue, self._order, self._on_event)
+                for job in list({id(job): job for job in self.open.values()}.values()):
+                    self._interrupt(job)
+        except OSError as error:
+            raise UserError(
+                Problem(str(self.ledger.folder), "", f"cannot be written: {error.strerror}; rows up to here are kept")
+            ) from None
+        finally:
+            self.view.finished()
+            self.backend.close()
+        self.ledger.merge()
+
+    def _order(self, job: Job) -> Order:
+        spec, arm = self.plan.spec, job.pack[0].arm
+        for trial in job.pack:
+            self.open[trial.key] = job
+        return Order(
+            config=arm.config.plain(),
+            keys=[trial.key for trial in job.pack],
+            seeds=[trial.seed for trial in job.pack],
+            cache=str(self.cache),
+            device=self.backend.device,
+            threads=spec.resources.cpus,
+            trial_time=spec.limits.trial_time,
+            checkpoints=spec.checkpoints,
+        )
+
+    def _on_event(self, event: Event) -> None:
+        if event.key not in self.open:
+            return
+        if isinstance(event, Progress):
+            self.view.progress(self.trials[event.key], event)
+            return
+        job = self.open[event.key]
+        outcomes = self.ended.setdefault(job.pack[0].key, [])
+        outcomes.append(event)
+        if len(outcomes) == len(job.pack):
+            self._settle(job, self.ended.pop(job.pack[0].key))
+
+    def _settle(self, job: Job, outcomes: list[Outcome]) -> None:
+        by_key = {outcome.key: outcome for outcome in outcomes}
+        statuses = [by_key[trial.key].status for trial in job.pack]
+        rows = []
+        for trial, again in zip(job.pack, self.queue.settle(job, statuses), strict=True):
+            outcome = by_key[trial.key]
+            del self.open[trial.key]
+            if not again:
+                # Files first: a row never names a checkpoint or a log that is not there.
+                self.ledger.write_files(trial.key, outcome.log, outcome.checkpoints)
+                rows.append(row_of(trial, outcome, self.plan.spec.name, job.attempt))
+                self.result.counts[outcome.status] += 1
+            self.view.ended(trial, outcome, again)
+        if rows:
+            self.ledger.append(rows)
+
+    def _interrupt(self, job: Job) -> None:
+        """The backend has ended while this job was running."""
+        known = {outcome.key for outcome in self.ended.get(job.pack[0].key, [])}
+        for trial in job.pack:
+            if trial.key not in known:
+                self._on_event(Outcome(trial.key, "interrupted", "stopped before its end"))
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first SIGINT or SIGTERM stops after the running step and writes; the second ends at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if self.result.interrupted:
+                os._exit(130)
+            self.result.interrupted = True
+            self.queue.stop("interrupted")
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -188,9 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     task = Task("image", tuple(options.image), "classes", 10)
     shape = "x".join(map(str, options.image))
     print(f"CV-KAN d_complex {options.d_complex}, n_layers {options.n_layers}, conv stem, patch {options.patch_size}")
-    print(
-        f"batch {options.batch_size} of {shape}, {options.precision}, {options.device}, {options.threads} threads, torch {torch.__version__}"
-    )
+    print(f"batch {options.batch_size} of {shape}, {options.precision}, {options.device}, {options.threads} thread(s)")
+    print(f"torch {torch.__version__}")
     print(f"{'interaction':12}{'step':8}{'pairs ms':>9} {'complex ms':>9}  complex/pairs: median (min to max) of {options.repeats}")
     for interaction in ("broadcast", "pointwise"):
         contest = Contest(settings_of(interaction, options), task, options.batch_size, options.device, PRECISIONS[options.precision])

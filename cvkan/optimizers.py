@@ -109,9 +109,14 @@ class SGD(OptimizerSettings):
         return self
 
     def build(self, parameters: Iterable[Parameter]) -> Optimizer:
-        return torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             parameters, self.lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay, fused=True
         )
+        if self.momentum > 0:
+            # The fused kernel leaves its first buffer uninitialised when the loss scaler skips the first step.
+            for parameter in optimizer.param_groups[0]["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
 
 
 class Adam(OptimizerSettings):

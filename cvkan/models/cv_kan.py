@@ -40,7 +40,8 @@ from cvkan.models.embeddings import EMBEDDINGS, POSITIONS, check_patches, patch_
 from cvkan.models.norms import NORMS
 from cvkan.models.output import Output, Pair
 from cvkan.models.pairs import (
-    add_scaled,
+    add_along,
+    gated_exponential,
     log_magnitude,
     magnitude,
     no_autocast,
@@ -48,7 +49,6 @@ from cvkan.models.pairs import (
     running_mean,
     scale,
     token_mean,
-    unit,
     widen,
     widened,
 )
@@ -66,12 +66,12 @@ STEP = 0.1
 
 def gated_tanh(u: Tensor, change: Tensor, s: Tensor) -> Tensor:
     """s exp(5 tanh(change)); u, the context's log-magnitude, is not used."""
-    return (torch.tanh(change) * GATE).exp() * s
+    return gated_exponential(change, s, GATE)
 
 
 def residual_log(u: Tensor, change: Tensor, s: Tensor) -> Tensor:
     """exp(u + s change)."""
-    return (u + change * s).exp()
+    return (u + widen(change) * s).exp()
 
 
 UPDATES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"gated_tanh": gated_tanh, "residual_log": residual_log}
@@ -220,8 +220,7 @@ class PolarizingBlock(nn.Module):
         else:
             (change,) = self._psi(self.psi_mag, u)
             direction = self._psi(self.psi_phase, p.re, p.im)
-        amplitude = self.amplitude(u, widen(change), self.step)
-        return add_scaled(z, amplitude, unit(Pair(direction[0], direction[1])))
+        return add_along(z, self.amplitude(u, change, self.step), Pair(direction[0], direction[1]))
 
 
 class CVKAN(nn.Module):

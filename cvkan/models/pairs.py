@@ -58,6 +58,11 @@ def magnitude(z: Pair) -> Tensor:
     return (power(z) + EPS).sqrt()
 
 
+def _defined(gradient: Tensor | None, like: Tensor) -> Tensor:
+    """The gradient, or zeros for an output that the loss does not use."""
+    return torch.zeros_like(like) if gradient is None else gradient
+
+
 class _LogMagnitude(Function):
     """u = log(P)/2 with P = re^2 + im^2 + EPS; du/dre = re/P. Three passes back instead of nine."""
 
@@ -65,18 +70,19 @@ class _LogMagnitude(Function):
 
     @staticmethod
     def forward(re: Tensor, im: Tensor) -> tuple[Tensor, Tensor]:
-        total = _square(re, im) + EPS
-        return total.log() * 0.5, total
+        total = _square(re, im).add_(EPS)
+        return total.log().mul_(0.5), total
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(*inputs, output[1])
 
     @staticmethod
-    def backward(ctx: Any, g_u: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, g_u: Tensor | None, _: None) -> tuple[Tensor, Tensor]:
         re, im, total = ctx.saved_tensors
-        slope = g_u / total
+        slope = _defined(g_u, total) / total
         return re * slope, im * slope
 
 
@@ -85,6 +91,11 @@ def log_magnitude(z: Pair) -> Tensor:
     z = widened(z)
     u, _ = _LogMagnitude.apply(z.re, z.im)  # type: ignore[no-untyped-call]
     return u  # type: ignore[no-any-return]
+
+
+def _inverse(square: Tensor) -> Tensor:
+    """1/sqrt(square + EPS), 0 where square is 0: sign() is the cheapest vectorised mask."""
+    return (square + EPS).rsqrt_().mul_(square.sign())
 
 
 class _Polar(Function):
@@ -100,20 +111,19 @@ class _Polar(Function):
     @staticmethod
     def forward(re: Tensor, im: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         square = _square(re, im)
-        total = square + EPS
-        # sign() is the cheapest vectorised mask: 1 where z is not 0, else 0.
-        inverse = total.rsqrt() * square.sign()
-        return total.log() * 0.5, re * inverse, im * inverse, inverse
+        inverse = _inverse(square)
+        return square.add_(EPS).log().mul_(0.5), re * inverse, im * inverse, inverse
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        _, p_re, p_im, inverse = output
-        ctx.mark_non_differentiable(inverse)
-        ctx.save_for_backward(p_re, p_im, inverse)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(output[3])
+        ctx.save_for_backward(*output[1:])
 
     @staticmethod
-    def backward(ctx: Any, g_u: Tensor, g_re: Tensor, g_im: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, g_u: Tensor | None, g_re: Tensor | None, g_im: Tensor | None, _: None) -> tuple[Tensor, Tensor]:
         p_re, p_im, inverse = ctx.saved_tensors
+        g_u, g_re, g_im = _defined(g_u, inverse), _defined(g_re, inverse), _defined(g_im, inverse)
         q = torch.addcmul(torch.addcmul(g_u, g_re, p_re, value=-1), g_im, p_im, value=-1)
         return torch.addcmul(g_re, p_re, q) * inverse, torch.addcmul(g_im, p_im, q) * inverse
 
@@ -125,24 +135,86 @@ class _Unit(Function):
 
     @staticmethod
     def forward(re: Tensor, im: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        square = _square(re, im)
-        inverse = (square + EPS).rsqrt() * square.sign()
+        inverse = _inverse(_square(re, im))
         return re * inverse, im * inverse, inverse
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        p_re, p_im, inverse = output
-        ctx.mark_non_differentiable(inverse)
-        ctx.save_for_backward(p_re, p_im, inverse)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(output[2])
+        ctx.save_for_backward(*output)
 
     @staticmethod
-    def backward(ctx: Any, g_re: Tensor, g_im: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, g_re: Tensor | None, g_im: Tensor | None, _: None) -> tuple[Tensor, Tensor]:
         p_re, p_im, inverse = ctx.saved_tensors
+        g_re, g_im = _defined(g_re, inverse), _defined(g_im, inverse)
         dot = torch.addcmul(g_re * p_re, g_im, p_im)
         return (
             torch.addcmul(g_re, p_re, dot, value=-1) * inverse,
             torch.addcmul(g_im, p_im, dot, value=-1) * inverse,
         )
+
+
+class _AddAlong(Function):
+    """z + a w/|w| for z, a and w of one shape; n = w/|w|, v = 1/|w| (0 where w = 0).
+
+    grad_z = g, grad_a = Re(g conj(n)), grad_w = a v (g - n grad_a).
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z_re: Tensor, z_im: Tensor, a: Tensor, w_re: Tensor, w_im: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        inverse = _inverse(_square(w_re, w_im))
+        factor = a * inverse
+        return torch.addcmul(z_re, factor, w_re), torch.addcmul(z_im, factor, w_im), inverse
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(output[2])
+        ctx.save_for_backward(*inputs[2:], output[2])
+
+    @staticmethod
+    def backward(ctx: Any, g_re: Tensor | None, g_im: Tensor | None, _: None) -> tuple[Tensor, ...]:
+        a, w_re, w_im, inverse = ctx.saved_tensors
+        g_re, g_im = _defined(g_re, inverse), _defined(g_im, inverse)
+        g_a = torch.addcmul(g_re * w_re, g_im, w_im) * inverse
+        factor, along = a * inverse, g_a * inverse
+        g_w_re = torch.addcmul(g_re, w_re, along, value=-1) * factor
+        g_w_im = torch.addcmul(g_im, w_im, along, value=-1) * factor
+        return g_re, g_im, g_a, g_w_re, g_w_im
+
+
+class _GatedExponential(Function):
+    """a = s e, e = exp(bound tanh(x)); grad_s = sum(g e), grad_x = g e s bound (1 - tanh(x)^2)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, s: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:
+        tanh = x.tanh()
+        exponential = (tanh * bound).exp_()
+        return exponential * s, tanh, exponential
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.bound = inputs[2]
+        ctx.mark_non_differentiable(output[1], output[2])
+        ctx.save_for_backward(inputs[1], output[1], output[2])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, _: None, __: None) -> tuple[Tensor, Tensor, None]:
+        s, tanh, exponential = ctx.saved_tensors
+        g_s = _defined(g, tanh) * exponential
+        return torch.ops.aten.tanh_backward(g_s * (s * ctx.bound), tanh), g_s.sum(), None
+
+
+def gated_exponential(x: Tensor, s: Tensor, bound: float) -> Tensor:
+    """s exp(bound tanh(x)) for a scalar s, at least float32."""
+    a, _, _ = _GatedExponential.apply(widen(x), s, bound)  # type: ignore[no-untyped-call]
+    return a  # type: ignore[no-any-return]
 
 
 def polar(z: Pair) -> tuple[Tensor, Pair]:
@@ -174,12 +246,14 @@ def scale(z: Pair, factor: Tensor) -> Pair:
     return Pair(z.re * factor, z.im * factor)
 
 
-def add_scaled(z: Pair, factor: Tensor, w: Pair) -> Pair:
-    """z + a w for real a of w's shape; both may broadcast to z."""
+def add_along(z: Pair, a: Tensor, w: Pair) -> Pair:
+    """z + a w/|w|, at least float32, for real a of w's shape; both may broadcast to z. A w of 0 adds nothing."""
+    z, w = widened(z), widened(w)
     if w.re.shape != z.re.shape:
-        # The small product first: addcmul's backward pass would fill two tensors of z's size for each part.
-        return add(z, scale(w, factor))
-    return Pair(torch.addcmul(z.re, factor, w.re), torch.addcmul(z.im, factor, w.im))
+        # The small product first: a product that broadcasts would fill tensors of z's size on the way back.
+        return add(z, scale(unit(w), a))
+    re, im, _ = _AddAlong.apply(z.re, z.im, a, w.re, w.im)  # type: ignore[no-untyped-call]
+    return Pair(re, im)
 
 
 def multiply(a: Pair, b: Pair) -> Pair:
@@ -197,7 +271,9 @@ class _Rotate(Function):
 
     @staticmethod
     def forward(re: Tensor, im: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        return multiply(Pair(re, im), Pair(cos, sin))
+        # A plain tuple: vmap takes the outputs of a Function for nothing else.
+        rotated = multiply(Pair(re, im), Pair(cos, sin))
+        return rotated.re, rotated.im
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:

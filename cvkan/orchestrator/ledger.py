@@ -47,7 +47,7 @@ TAIL = {
     "seconds": pa.float64(), "seconds_train": pa.float64(), "seconds_eval": pa.float64(), "peak_memory_mb": pa.float64(),
     "pack_size": pa.int64(), "attempts": pa.int64(), "cvkan_version": pa.string(), "git_sha": pa.string(), "git_dirty": pa.bool_(),
     "code_hash": pa.string(), "data_hash": pa.string(), "torch": pa.string(), "device": pa.string(), "host": pa.string(),
-    "started": pa.timestamp("us", "UTC"), "config": pa.string(),
+    "started_utc": pa.timestamp("us"), "config": pa.string(),
 }  # fmt: skip
 CURVES = {
     "key": pa.string(), "epoch": pa.int64(), "step": pa.int64(), "split": pa.string(), "metric": pa.string(), "value": pa.float64(),
@@ -122,7 +122,7 @@ class Ledger:
     def write_files(self, key: str, log: str | None, checkpoints: Mapping[str, bytes]) -> None:
         """A trial's log and checkpoints."""
         if log is not None:
-            _write(self.log_path(key), log.encode("utf-8", "replace"))
+            _write(self.log_path(key), log.encode("utf-8", "replace"), durable=False)
         for kind, content in checkpoints.items():
             _write(self.checkpoint_path(key, kind), content)
 
@@ -287,15 +287,16 @@ def _write_table(table: pa.Table, path: Path) -> None:
     _write(path, sink.getvalue())
 
 
-def _write(path: Path, content: Any) -> None:
-    """Writes beside, flushes to the disk, renames: the file is there whole, or as it was before."""
+def _write(path: Path, content: Any, durable: bool = True) -> None:
+    """Writes beside, flushes to the disk if `durable`, renames: the file is there whole, or as it was before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with beside.open("wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         beside.replace(path)
     except OSError:
         beside.unlink(missing_ok=True)

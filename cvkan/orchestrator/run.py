@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ from cvkan.orchestrator.queue import Job, Queue
 from cvkan.orchestrator.spec import TrialConfig
 from cvkan.orchestrator.worker import Event, Order, Outcome, Progress
 from cvkan.provenance import git_state
+
+FLUSH_EVERY_S = 0.5
+"""Rows are written together for this long: short trials would otherwise spend their time on small files."""
 
 
 class Backend(Protocol):
@@ -130,7 +134,8 @@ def row_of(trial: Trial, outcome: Outcome, sweep: str, attempts: int) -> Row:
         "git_dirty": dirty,
         "data_hash": trial.data_hash,
         "config": json.dumps(trial.arm.config.plain(), sort_keys=True),
-        "started": datetime.fromisoformat(outcome.started) if outcome.started else datetime.now(UTC),
+        # Without a zone: DuckDB needs one more package for times that have one.
+        "started_utc": (datetime.fromisoformat(outcome.started) if outcome.started else datetime.now(UTC)).replace(tzinfo=None),
         **{name: getattr(outcome, name) for name in OUTCOME_COLUMNS},
         **machine,
     }
@@ -156,6 +161,8 @@ class Driver:
         self.trials = {trial.key: trial for trial in plan.trials}
         self.open: dict[str, Job] = {}
         self.ended: dict[str, list[Outcome]] = {}
+        self.rows: list[Row] = []
+        self.flushed = 0.0
 
     def run(self, command: str) -> Result:
         """Trains what the ledger lacks. UserError if the folder is held by another driver or cannot be written."""
@@ -180,6 +187,7 @@ class Driver:
                 self.backend.run(self.queue, self._order, self._on_event)
                 for job in list({id(job): job for job in self.open.values()}.values()):
                     self._interrupt(job)
+                self._flush()
         except OSError as error:
             raise UserError(
                 Problem(str(self.ledger.folder), "", f"cannot be written: {error.strerror}; rows up to here are kept")
@@ -205,8 +213,17 @@ class Driver:
         )
 
     def _on_event(self, event: Event) -> None:
-        if event.key not in self.open:
-            return
+        if event.key in self.open:
+            self._book(event)
+        if self.rows and time.monotonic() - self.flushed > FLUSH_EVERY_S:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.rows:
+            self.ledger.append(self.rows)
+        self.rows, self.flushed = [], time.monotonic()
+
+    def _book(self, event: Event) -> None:
         if isinstance(event, Progress):
             self.view.progress(self.trials[event.key], event)
             return
@@ -219,18 +236,15 @@ class Driver:
     def _settle(self, job: Job, outcomes: list[Outcome]) -> None:
         by_key = {outcome.key: outcome for outcome in outcomes}
         statuses = [by_key[trial.key].status for trial in job.pack]
-        rows = []
         for trial, again in zip(job.pack, self.queue.settle(job, statuses), strict=True):
             outcome = by_key[trial.key]
             del self.open[trial.key]
             if not again:
                 # Files first: a row never names a checkpoint or a log that is not there.
                 self.ledger.write_files(trial.key, outcome.log, outcome.checkpoints)
-                rows.append(row_of(trial, outcome, self.plan.spec.name, job.attempt))
+                self.rows.append(row_of(trial, outcome, self.plan.spec.name, job.attempt))
                 self.result.counts[outcome.status] += 1
             self.view.ended(trial, outcome, again)
-        if rows:
-            self.ledger.append(rows)
 
     def _interrupt(self, job: Job) -> None:
         """The backend has ended while this job was running."""

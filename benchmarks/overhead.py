@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--plain-trials", type=int, default=12, help="trials of plain Tune, which takes seconds each")
     arguments = parser.parse_args()
     cache = Path(tempfile.mkdtemp(prefix="cvkan-benchmark-"))
-    backend = ray_backend.RayBackend(1, 0, None, None, dashboard=False)
+    backend = ray_backend.RayBackend("noop", 1, 0, dashboard=False)
 
     class Kept:
         """The running Ray, which a driver must not end."""

@@ -159,7 +159,7 @@ def _connect(spec: SweepSpec, local: bool, address: str | None, workers: int | N
         from cvkan.orchestrator.ray_backend import RayBackend
 
         typer.echo("starting Ray ..." if address is None else f"joining the Ray cluster at {address} ...")
-        backend = RayBackend(asked.cpus, asked.gpus, address, workers, dashboard)
+        backend = RayBackend(spec.folder, asked.cpus, asked.gpus, address, workers, dashboard)
         if backend.dashboard_url:
             typer.echo(f"Ray dashboard: {backend.dashboard_url}")
         return backend

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -46,8 +47,16 @@ REPORT_EVERY_S = 1.0
 class PackTrainable(tune.Trainable):
     """Trains one pack after another in one process."""
 
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """What Tune reserves for one worker."""
+        return tune.PlacementGroupFactory([{"CPU": config["cpus"], "GPU": config["gpus"]}])
+
     def setup(self, config: dict[str, Any]) -> None:
-        self._label = config["label"]
+        self._sweep = config["sweep"]
+        # A warm worker's name stays the same in the dashboard; which trial it trains stands in its log there.
+        logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s")
+        logging.getLogger(__name__).info("training %s", config["label"])
         self._events: Iterator[Event] = train(Order(**config["order"]), lambda: False)
         self._left = len(config["order"]["keys"])
 
@@ -72,7 +81,7 @@ class PackTrainable(tune.Trainable):
         """Nothing: see `save_checkpoint`."""
 
     def __repr__(self) -> str:
-        return str(self._label)
+        return f"worker of {self._sweep}"
 
 
 class _Packs(Searcher):
@@ -88,7 +97,7 @@ class _Packs(Searcher):
             # Running jobs may come back to be tried again.
             return Searcher.FINISHED if self.source.queue.finished else None
         self.source.jobs[trial_id] = job
-        return {"label": self.source.label(job), "order": asdict(self.source.order(job))}
+        return {**self.source.worker, "label": self.source.label(job), "order": asdict(self.source.order(job))}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the callback has the results."""
@@ -103,9 +112,10 @@ class _Packs(Searcher):
 class _Source:
     """What searcher and callback share: the queue, the jobs in training by Tune's trial id, and where events go."""
 
-    def __init__(self, queue: Queue, order: Callable[[Job], Order], on_event: Callable[[Event], None]) -> None:
+    def __init__(self, queue: Queue, order: Callable[[Job], Order], on_event: Callable[[Event], None], worker: dict[str, Any]) -> None:
         self.queue = queue
         self.order = order
+        self.worker = worker
         self.on_event = on_event
         self.jobs: dict[str, Job] = {}
 
@@ -161,7 +171,10 @@ class _Stop(Stopper):
 class RayBackend:
     """Trains on a Ray cluster: one of its own on this machine, or the one at `address`."""
 
-    def __init__(self, cpus: int, gpus: float | str, address: str | None, workers: int | None, dashboard: bool = True) -> None:
+    def __init__(
+        self, sweep: str, cpus: int, gpus: float | str, address: str | None = None, workers: int | None = None, dashboard: bool = True
+    ) -> None:
+        self.sweep = sweep
         self.workers = workers
         self.cpus = cpus
         try:
@@ -181,6 +194,9 @@ class RayBackend:
             if asked > there:
                 self.close()
                 raise UserError(Problem("", f"resources.{name.lower()}s", f"{asked:g} asked of a cluster that has {there:g}"))
+        slots = [int(resources["CPU"] // cpus), *([int(resources["GPU"] / self.gpus)] if self.gpus else [])]
+        # Tune starts as many workers at a time; by itself it would start the next one only when the last one runs.
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, min([*slots, *([workers] if workers else [])])))
 
     @property
     def device(self) -> str:
@@ -189,10 +205,10 @@ class RayBackend:
 
     def run(self, queue: Queue, order: Callable[[Job], Order], on_event: Callable[[Event], None]) -> None:
         """See `run.Backend`."""
-        source = _Source(queue, order, on_event)
+        source = _Source(queue, order, on_event, {"cpus": self.cpus, "gpus": self.gpus, "sweep": self.sweep})
         with tempfile.TemporaryDirectory(prefix="cvkan-tune-") as scratch:
             tuner = tune.Tuner(
-                tune.with_resources(PackTrainable, {"cpu": self.cpus, "gpu": self.gpus}),
+                PackTrainable,
                 tune_config=tune.TuneConfig(
                     search_alg=_Packs(source),
                     num_samples=-1,

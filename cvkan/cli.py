@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cvkan import __version__
-from cvkan.errors import Problem, UserError
+from cvkan.errors import Problem, UserError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,19 +51,7 @@ class Format(StrEnum):
     json = "json"
 
 
-class Kind(StrEnum):
-    """What `cvkan list` names."""
-
-    sweeps = "sweeps"
-    models = "models"
-    data = "data"
-    norms = "norms"
-    poolings = "poolings"
-    aggregations = "aggregations"
-    embeddings = "embeddings"
-    positions = "positions"
-    optimizers = "optimizers"
-    schedules = "schedules"
+KINDS = ("sweeps", "models", "data", "norms", "poolings", "aggregations", "embeddings", "positions", "optimizers", "schedules")
 
 
 def main() -> None:
@@ -238,7 +226,9 @@ def train(
     from cvkan.report.live import EpochView
 
     source = str(file or "the defaults")
-    tree = load.put(load.read(file) if file else Node({}, source), ("name",), Node("train", source))
+    tree = load.read(file) if file else Node({}, source)
+    if isinstance(tree.value, dict):  # anything else is refused below, with its place
+        tree = load.put(tree, ("name",), Node("train", source))
     spec = sweep_from(tree, source, profile, _all_sets(sets, data), f"{seed},", one_trial=True)
     made = _planned(spec, _cache(cache))
     result = _drive(made, results, cache, _connect(spec, True, None, None, False), EpochView(Console()))
@@ -290,16 +280,18 @@ def report(
 
 @app.command("list")
 def list_(
-    kind: Annotated[Kind | None, typer.Argument(help="What to list; everything if left out.")] = None,
+    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help=f"{', '.join(KINDS)}; all of them if left out.")] = None,
     sweeps: Annotated[Path, typer.Option("--sweeps", help="Folder of sweep files.")] = Path("sweeps"),
 ) -> None:
     """Name the models, data sets, norms, poolings, optimizers and sweeps at hand, each with a line about it."""
     from rich.console import Console
 
+    if kind is not None and kind not in KINDS:
+        raise UserError(Problem("cvkan list", kind, f"is unknown; {did_you_mean(kind, KINDS)}"))
     from cvkan.catalogue import catalogue
     from cvkan.report.plan_table import render_catalogue
 
-    Console().print(render_catalogue(catalogue([kind.value] if kind else [each.value for each in Kind], sweeps)))
+    Console().print(render_catalogue(catalogue([kind] if kind else KINDS, sweeps)))
 
 
 @app.command()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -16,16 +18,28 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.where, self.path, self.message) if part)
+        return _one_line(": ".join(part for part in (self.where, self.path, self.message) if part))
+
+    @property
+    def line(self) -> float:
+        """The line of a file that `where` names; infinity where it names none, as for an option of the command."""
+        found = re.fullmatch(r"(?!--).*:(\d+)", self.where, re.DOTALL)
+        return int(found[1]) if found else math.inf
+
+
+def _one_line(text: str) -> str:
+    """`text` with line breaks and invisible characters escaped: input must neither break a line nor steer a terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 class UserError(Exception):
-    """Mistakes of the user, all that were found. `str()` gives a line for each."""
+    """Mistakes of the user, each once, in the order of the file's lines. `str()` gives a line for each."""
 
     def __init__(self, problems: str | Problem | Iterable[Problem]) -> None:
         if isinstance(problems, str):
             problems = Problem("", "", problems)
-        self.problems = [problems] if isinstance(problems, Problem) else list(problems)
+        found = [problems] if isinstance(problems, Problem) else problems
+        self.problems = sorted(dict.fromkeys(found), key=lambda problem: problem.line)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 

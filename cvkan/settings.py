@@ -15,7 +15,9 @@ from cvkan.errors import did_you_mean
 class Settings(BaseModel):
     """Frozen settings. Strict: "3" is no number and 1 is no boolean; an int is accepted where a float is asked."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
+    )
 
     synonyms: ClassVar[Mapping[str, str]] = {}
     """Words that people write for a field ("depth": "n_layers"): they serve the suggestions of error messages."""

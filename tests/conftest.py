@@ -14,6 +14,11 @@ import platformdirs
 import pytest
 import torch
 from filelock import FileLock
+from hypothesis import settings
+
+# Machines are shared: a test must not fail because it was slow for once.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 SAMPLE_DATA = Path(__file__).parents[2] / "shared" / "data"
 

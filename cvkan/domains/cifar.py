@@ -28,10 +28,14 @@ class CifarSettings(ImageSettings):
 
 
 class Cifar10Settings(CifarSettings):
+    """CIFAR-10 (Krizhevsky 2009): 60,000 colour photographs of 32 x 32 pixels in 10 classes."""
+
     name: Literal["cifar10"] = "cifar10"
 
 
 class Cifar100Settings(CifarSettings):
+    """CIFAR-100 (Krizhevsky 2009): 60,000 colour photographs of 32 x 32 pixels in 100 classes."""
+
     name: Literal["cifar100"] = "cifar100"
 
 

@@ -29,7 +29,7 @@ FORMATS = {
 
 
 class FolderSettings(WithoutTestPart):
-    """Settings of a folder of images."""
+    """A folder of your own images, one sub-folder for each class; needs `path`."""
 
     outside_key: ClassVar[frozenset[str]] = WithoutTestPart.outside_key | {"path"}
 

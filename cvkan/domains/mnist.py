@@ -21,10 +21,14 @@ FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3
 
 
 class MnistSettings(ImageSettings):
+    """MNIST (LeCun et al. 1998): 70,000 handwritten digits of 28 x 28 pixels."""
+
     name: Literal["mnist"] = "mnist"
 
 
 class FashionMnistSettings(ImageSettings):
+    """Fashion-MNIST (Xiao et al. 2017): 70,000 pictures of clothing of 28 x 28 pixels in 10 classes."""
+
     name: Literal["fashion_mnist"] = "fashion_mnist"
 
 

@@ -87,7 +87,7 @@ class CVKANSettings(Settings):
     name: Literal["cv_kan"] = "cv_kan"
     d_complex: Count = 64
     """Complex channels of a token."""
-    n_layers: Count = 4
+    n_layers: Annotated[int, Field(ge=1, le=512)] = 4
     """Polarizing blocks."""
     kan_hidden: Count = 32
     """Hidden units of psi_mag and psi_phase, before mlp_expansion."""

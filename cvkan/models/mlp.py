@@ -29,7 +29,7 @@ class MLPSettings(Settings):
     name: Literal["mlp"] = "mlp"
     d_hidden: Count = 256
     """Units of a hidden layer."""
-    n_layers: Count = 2
+    n_layers: Annotated[int, Field(ge=1, le=512)] = 2
     """Hidden layers."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability of zeroing a hidden unit."""

@@ -34,7 +34,7 @@ class ResNetSettings(Settings):
     name: Literal["resnet"] = "resnet"
     d_channels: Count = 16
     """Channels of the first stage; the others have twice and four times as many."""
-    blocks_per_stage: Count = 1
+    blocks_per_stage: Annotated[int, Field(ge=1, le=512)] = 1
     """Residual blocks in each of the three stages; 6 n + 2 layers."""
 
     synonyms: ClassVar[Mapping[str, str]] = {

@@ -37,7 +37,7 @@ class TransformerSettings(Settings):
     name: Literal["transformer"] = "transformer"
     d_model: Count = 64
     """Channels of a token; a multiple of n_heads."""
-    n_layers: Count = 4
+    n_layers: Annotated[int, Field(ge=1, le=512)] = 4
     """Encoder layers."""
     n_heads: Count = 4
     """Attention heads."""

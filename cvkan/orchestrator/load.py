@@ -19,6 +19,13 @@ from cvkan.errors import Problem, UserError
 MAX_BYTES = 1_000_000
 MAX_VALUES = 100_000
 """Values of one file after its anchors are expanded; nested anchors that multiply without end are refused here."""
+MAX_DEPTH = 50
+"""Mappings and lists inside each other."""
+MAX_INT = 2**63 - 1
+"""Columns of the ledger hold no larger integers."""
+
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What a YAML escape can put into text, and no file name, table or UTF-8 file can hold."""
 
 Scalar = str | int | float | bool | None
 
@@ -62,7 +69,8 @@ for _tag, _pattern, _first in (
     ("int", r"[-+]?(0|[1-9][0-9_]*)", "-+0123456789"),
     (
         "float",
-        r"[-+]?([0-9][0-9_]*)?\.?[0-9]+([eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*\.([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf)|\.(nan|NaN)",
+        r"[-+]?([0-9][0-9_]*)?\.[0-9]+([eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*(\.([eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+)"
+        r"|[-+]?\.(inf|Inf)|\.(nan|NaN)",
         "-+.0123456789",
     ),
 ):
@@ -90,6 +98,8 @@ class _Builder:
             raise UserError(Problem(self.where(node), "", f"anchors expand to more than {MAX_VALUES:,} values"))
         if id(node) in self.open:
             raise UserError(Problem(self.where(node), "", "an anchor contains itself"))
+        if len(self.open) >= MAX_DEPTH:
+            raise UserError(Problem(self.where(node), "", f"nested more than {MAX_DEPTH} deep"))
         self.open.add(id(node))
         try:
             return self._build(node)
@@ -105,47 +115,58 @@ class _Builder:
             return Node([self.build(child) for child in node.value], where)
         if isinstance(node, yaml.ScalarNode) and kind in ("str", "int", "float", "bool", "null"):
             return Node(_scalar(kind, node.value, where), where)
-        raise UserError(Problem(where, "", f"YAML tag {node.tag!r} is not allowed in a sweep file; write plain values"))
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        raise UserError(Problem(where, "", f"the YAML tag {tag} is not allowed; write plain values"))
 
     def _items(self, node: yaml.MappingNode) -> Iterator[tuple[str, Node]]:
         seen: dict[str, str] = {}
         for key_node, value_node in node.value:
             where = self.where(key_node)
-            if not isinstance(key_node, yaml.ScalarNode):
+            if not isinstance(key_node, yaml.ScalarNode) or not key_node.value:
                 raise UserError(Problem(where, "", "a key must be a plain word"))
-            key = str(key_node.value)
+            key = _text(key_node.value, where)
             if key == "<<":
                 raise UserError(Problem(where, "<<", "merge keys are not supported; write the settings out, or use a profile"))
             if key in seen:
                 raise UserError(Problem(where, key, f"stands twice; first at {seen[key]}"))
             seen[key] = where
             child = self.build(value_node)
-            # A mapping or list is best pointed at by its key's line, not by its first entry's.
-            yield key, Node(child.value, where)
+            # A mapping or list is best pointed at by its key's line, not by its first entry's; no value stands nowhere.
+            yield key, child if isinstance(child.value, str | int | float) else Node(child.value, where)
 
 
 def _scalar(kind: str, text: str, where: str) -> Scalar:
+    digits = text.replace("_", "")
     try:
         match kind:
             case "int":
-                return int(text.replace("_", ""))
+                # Length first: Python refuses to read thousands of digits.
+                number = int(digits) if len(digits) < 40 else MAX_INT + 1
+                if abs(number) > MAX_INT:
+                    raise UserError(Problem(where, "", f"an integer beyond {MAX_INT:,} is too large"))
+                return number
             case "float":
-                return float(
-                    text.replace("_", "").replace(".inf", "inf").replace(".Inf", "inf").replace(".nan", "nan").replace(".NaN", "nan")
-                )
+                return float(digits.replace(".inf", "inf").replace(".Inf", "inf").replace(".nan", "nan").replace(".NaN", "nan"))
             case "bool":
                 return text.lower() == "true"
             case "null":
                 return None
     except ValueError:
-        raise UserError(Problem(where, "", f"{text!r} is not a readable {kind}")) from None
+        raise UserError(Problem(where, "", f"{text[:40]!r} is no number")) from None
+    return _text(text, where)
+
+
+def _text(text: str, where: str) -> str:
+    found = CONTROL.search(text)
+    if found:
+        raise UserError(Problem(where, "", f"text must not hold the control character {found[0]!r}"))
     return text
 
 
 def parse(text: str, source: str) -> Node:
     """The tree of one YAML document; `source` names it in messages. UserError for text that is not such a document."""
-    loader = _Yaml(text)
     try:
+        loader = _Yaml(text)
         root = loader.get_single_node()
         if root is None:
             raise UserError(Problem(source, "", "is empty; expected a sweep (see sweeps/depth_vs_width.yaml)"))
@@ -153,25 +174,37 @@ def parse(text: str, source: str) -> Node:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{source}:{mark.line + 1}" if mark else source
-        raise UserError(Problem(place, "", f"not valid YAML: {error.problem or error.context}")) from None
-    except yaml.YAMLError as error:
-        raise UserError(Problem(source, "", f"not valid YAML: {' '.join(str(error).split())}")) from None
+        raise UserError(Problem(place, "", _yaml_message(error))) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(Problem(f"{source}:{line}", "", f"not valid YAML: the character U+{error.character:04X} is not allowed")) from None
     except RecursionError:
-        raise UserError(Problem(source, "", "not valid YAML: nested too deeply")) from None
-    finally:
-        loader.dispose()
+        raise UserError(Problem(source, "", f"nested more than {MAX_DEPTH} deep")) from None
+
+
+def _yaml_message(error: yaml.MarkedYAMLError) -> str:
+    problem = error.problem or error.context or ""
+    if "'\\t'" in problem:
+        return "not valid YAML: a tab; indent with spaces"
+    if "another document" in problem:
+        return "not valid YAML: a second document starts here; a file holds one sweep"
+    return f"not valid YAML: {problem}"
 
 
 def read(path: Path) -> Node:
     """The tree of a sweep file. UserError if it cannot be read, is no text, or is larger than a megabyte."""
     try:
-        if path.stat().st_size > MAX_BYTES:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
             raise UserError(Problem(str(path), "", f"is larger than {MAX_BYTES:,} bytes; that is no sweep file"))
-        text = path.read_text(encoding="utf-8")
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(Problem(str(path), "", "no such file; `cvkan list sweeps` names the sweeps at hand")) from None
     except UnicodeDecodeError:
         raise UserError(Problem(str(path), "", "is not UTF-8 text")) from None
+    except IsADirectoryError:
+        raise UserError(Problem(str(path), "", "is a folder; expected a sweep file")) from None
     except OSError as error:
         raise UserError(Problem(str(path), "", f"cannot be read: {error.strerror}")) from None
     return parse(text, str(path))

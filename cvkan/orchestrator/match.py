@@ -42,12 +42,12 @@ def solve(size: Callable[[int], int], target: int, step: int = 1) -> Width:
         low, high = high, high * 4
         sizes[high] = size(high * step)
     cuts = 0
-    while high - low > 1:
+    while high - low > 1 and sizes[high] >= target:
         cuts += 1
         share = (target**0.5 - sizes[low] ** 0.5) / (sizes[high] ** 0.5 - sizes[low] ** 0.5)
         cut = (low + high) // 2 if cuts % 3 == 0 else low + round(share * (high - low))
         cut = min(max(cut, low + 1), high - 1)
         sizes[cut] = size(cut * step)
         low, high = (cut, high) if sizes[cut] < target else (low, cut)
-    best = min((low, high), key=lambda width: (abs(sizes[width] - target), width))
+    best = min(sizes, key=lambda width: (abs(sizes[width] - target), width))
     return Width(best * step, sizes[best])

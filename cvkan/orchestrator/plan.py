@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cvkan.errors import Problem, UserError
+from cvkan.errors import DataError, Problem, UserError, did_you_mean, nearest
 from cvkan.models import MODELS
 from cvkan.orchestrator import load
 from cvkan.orchestrator.load import Node, Scalar
 from cvkan.orchestrator.match import count_parameters, solve
-from cvkan.orchestrator.spec import Match, TrialConfig, config_from
-from cvkan.orchestrator.sweep import AxisValue, SweepSpec
+from cvkan.orchestrator.spec import Match, TrialConfig, config_from, data_problems
+from cvkan.orchestrator.sweep import AxisValue, SweepSpec, grid, tree_at
 
 DataHash = Callable[[TrialConfig], str]
 """SHA-256 of a config's decoded data set."""
@@ -97,18 +96,7 @@ def trial_key(config: TrialConfig, data_hash: str, seed: int) -> str:
 
 def points(spec: SweepSpec) -> Iterator[dict[str, AxisValue]]:
     """The points of the axes in the file's order: tied axes move together, excluded points are left out."""
-    groups: list[tuple[str, ...]] = []
-    for path in spec.axes:
-        tie = next((tie for tie in spec.ties if path in tie), (path,))
-        if tie not in groups:
-            groups.append(tie)
-    columns = [list(zip(*(spec.axes[path] for path in group), strict=True)) for group in groups]
-    for choice in itertools.product(*columns):
-        flat = {path: value for group, values in zip(groups, choice, strict=True) for path, value in zip(group, values, strict=True)}
-        point = {path: flat[path] for path in spec.axes}
-        labels = {path: value.label for path, value in point.items()}
-        if not any(all(labels[path] == value for path, value in rule.items()) for rule in spec.exclude):
-            yield point
+    return grid(spec.axes, spec.ties, spec.exclude)
 
 
 def make_plan(spec: SweepSpec, data_hash: DataHash) -> Plan:
@@ -128,37 +116,69 @@ def make_plan(spec: SweepSpec, data_hash: DataHash) -> Plan:
         raise UserError(problems)
     if not arms:
         raise UserError(_nothing_left(spec, dropped))
-    hashes = {}
-    for arm in arms:
-        data = canonical(arm.config.plain()["data"] | {"domain": arm.config.domain})
-        if data not in hashes:
-            hashes[data] = data_hash(arm.config)
-        hashes[arm.id] = hashes[data]
+    _check_metrics(spec, arms[0].config.task().metric)
+    hashes = _hashes(spec, arms, data_hash)
     trials = [Trial(trial_key(arm.config, hashes[arm.id], seed), arm, seed, hashes[arm.id]) for seed in spec.seeds for arm in arms]
     _refuse_twins(spec, trials)
     return Plan(spec, tuple(arms), tuple(dropped), tuple(trials))
 
 
+def _hashes(spec: SweepSpec, arms: Sequence[Arm], data_hash: DataHash) -> dict[str, str]:
+    """The data's hash by arm. UserError with a Problem for each data set that is missing or damaged."""
+    problems: list[Problem] = []
+    known: dict[str, str] = {}
+    hashes: dict[str, str] = {}
+    for arm in arms:
+        data = canonical(arm.config.plain()["data"] | {"domain": arm.config.domain})
+        if data not in known:
+            try:
+                known[data] = data_hash(arm.config)
+            except DataError as error:
+                known[data] = ""
+                problems.extend(data_problems(error, tree_at(spec.trial, _point_of(spec, arm))))
+        hashes[arm.id] = known[data]
+    if problems:
+        raise UserError(problems)
+    return hashes
+
+
+def _point_of(spec: SweepSpec, arm: Arm) -> dict[str, AxisValue]:
+    return {path: next(value for value in values if value.label == arm.values[path]) for path, values in spec.axes.items()}
+
+
+def _check_metrics(spec: SweepSpec, headline: str) -> None:
+    """Refuses claims about figures that trials do not have."""
+    figures = [f"{part}_{name}" for name in (headline, "loss") for part in ("test", "best_val", "last_val")]
+    valid = [*figures, "last_train_loss", headline, "loss"]
+    problems = []
+    for index, claim in enumerate(spec.claims):
+        if claim.metric not in valid:
+            where = spec.tree.where_of(("claims", index, "metric"))
+            problems.append(Problem(where, f"claims.{index}.metric", f"{claim.metric!r} is unknown; {did_you_mean(claim.metric, valid)}"))
+    if problems:
+        raise UserError(problems)
+
+
 def _nothing_left(spec: SweepSpec, dropped: Sequence[Dropped]) -> list[Problem]:
-    if not dropped:
-        return [Problem(spec.source, "exclude", "leaves no arm to train")]
-    return [Problem(spec.match_where, "match", f"no arm can be matched; {arm.label}: {arm.reason}") for arm in dropped]
+    first = {arm.reason: arm.label for arm in reversed(dropped)}
+    where = spec.tree.where_of(("match",))
+    return [Problem(where, "match", f"no arm can be matched; {label}: {reason}") for reason, label in reversed(first.items())]
 
 
 def _refuse_twins(spec: SweepSpec, trials: Sequence[Trial]) -> None:
     seen: dict[str, Trial] = {}
     for trial in trials:
         if trial.key in seen:
-            text = f"the arms {seen[trial.key].arm.label!r} and {trial.arm.label!r} are the same trial"
-            raise UserError(Problem(spec.source, "axes", text))
+            first = seen[trial.key].arm
+            path, value = next((path, value) for path, value in _point_of(spec, trial.arm).items() if value.label != first.values[path])
+            text = f"changes no result: {first.label!r} and {trial.arm.label!r} would be the same trial; keep one of its values"
+            raise UserError(Problem(value.node.where, f"axes.{path}", text))
         seen[trial.key] = trial
 
 
 def _arm(spec: SweepSpec, point: dict[str, AxisValue], sizes: dict[str, int]) -> Arm | Dropped:
     values = {path: value.label for path, value in point.items()}
-    tree = spec.trial
-    for path, value in point.items():
-        tree = load.replace(tree, tuple(path.split(".")), value.node)
+    tree = tree_at(spec.trial, point)
     if spec.match is not None:
         return _matched(spec, spec.match, tree, values, sizes)
     config = config_from(tree)
@@ -177,21 +197,22 @@ def _size(config: TrialConfig, sizes: dict[str, int]) -> int:
 
 def _matched(spec: SweepSpec, match: Match, tree: Node, values: dict[str, Scalar], sizes: dict[str, int]) -> Arm | Dropped:
     config = config_from(tree)
-    model = MODELS[config.model.identity()["name"]]
+    name = str(config.model.identity()["name"])
+    model = MODELS[name]
+    where = spec.tree.where_of(("match", "by"))
+    widths = [field for field, info in type(config.model).model_fields.items() if info.annotation is int]
     path = f"model.{model.width}" if match.by == "width" else match.by
     field = path.removeprefix("model.")
-    annotation = type(config.model).model_fields.get(field)
-    if not path.startswith("model.") or annotation is None or annotation.annotation is not int:
-        widths = ", ".join(f"model.{name} (an int)" for name, info in type(config.model).model_fields.items() if info.annotation is int)
-        raise UserError(
-            Problem(spec.match_where, "match.by", f"{match.by!r} is no width of {config.model.identity()['name']}; valid: width, {widths}")
-        )
+    if not path.startswith("model.") or field not in widths:
+        near = nearest(field, widths, type(config.model).synonyms)
+        hint = f"did you mean model.{near}?" if near in widths else f"valid: width, {', '.join(f'model.{each}' for each in widths)}"
+        raise UserError(Problem(where, "match.by", f"{match.by!r} is no width of {name}; {hint}"))
     if path in values:
-        raise UserError(Problem(spec.match_where, "match.by", f"{path} is an axis of this sweep, so it cannot be solved"))
+        raise UserError(Problem(where, "match.by", f"{path} is an axis of this sweep, so it cannot be solved"))
     step = model.width_step(config.model) if field == model.width else 1
 
     def sized(width: int) -> int:
-        return _size(config_from(load.replace(tree, tuple(path.split(".")), Node(width, spec.match_where))), sizes)
+        return _size(config_from(load.replace(tree, tuple(path.split(".")), Node(width, where))), sizes)
 
     try:
         width = solve(sized, match.to, step)
@@ -201,7 +222,7 @@ def _matched(spec: SweepSpec, match: Match, tree: Node, values: dict[str, Scalar
     if abs(off) > match.within:
         reason = f"nearest to {match.to:,} parameters is {width.size:,} ({off:+.1%}) at {path}={width.value}, outside {match.within:.1%}"
         return Dropped(label_of(values), reason)
-    chosen = config_from(load.replace(tree, tuple(path.split(".")), Node(width.value, spec.match_where)))
+    chosen = config_from(load.replace(tree, tuple(path.split(".")), Node(width.value, where)))
     return Arm(values, chosen, width.size, Matched(path, width.value))
 
 

@@ -64,11 +64,11 @@ class Queue:
     def settle(self, job: Job, statuses: Sequence[str]) -> list[bool]:
         """Takes back a job with the status of each trial; True for each that will be tried again."""
         self.running -= 1
-        again = [status in RETRIED and job.attempt <= self._limits.retries and self.stopped is None for status in statuses]
-        for trial in (trial for trial, retry in zip(job.pack, again, strict=True) if retry):
-            self._waiting.append(Job((trial,), job.attempt + 1))
         for status in statuses:
             self._failures = self._failures + 1 if status in BAD else 0
             if self._failures >= self._limits.stop_after_failures:
                 self.stop(f"{self._failures} failures in a row (limits.stop_after_failures)")
+        again = [status in RETRIED and job.attempt <= self._limits.retries and self.stopped is None for status in statuses]
+        for trial in (trial for trial, retry in zip(job.pack, again, strict=True) if retry):
+            self._waiting.append(Job((trial,), job.attempt + 1))
         return again

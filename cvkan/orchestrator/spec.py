@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from cvkan.domains import DOMAINS
-from cvkan.domains.protocol import Domain
 from cvkan.domains.task import Task
 from cvkan.errors import DataError, Problem, UserError, did_you_mean
 from cvkan.models import MODELS
@@ -43,6 +42,26 @@ def duration(value: object) -> float:
 Duration = Annotated[float, BeforeValidator(duration)]
 
 
+def _gpus(value: object) -> object:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value != "auto" and not (number and 0 <= float(str(value)) <= 8):
+        raise PydanticCustomError("gpus", "expected a number from 0 to 8, or auto")
+    return value
+
+
+def _seeds_kind(value: object) -> str:
+    return "(list)" if isinstance(value, list) else "(number)"
+
+
+Gpus = Annotated[float | Literal["auto"], BeforeValidator(_gpus)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+# The kinds are told apart before they are checked, so that a mistake is reported against the one that was meant.
+Seeds = Annotated[
+    Annotated[int, Field(ge=1, le=10_000), Tag("(number)")] | Annotated[list[Seed], Field(min_length=1), Tag("(list)")],
+    Discriminator(_seeds_kind),
+]
+
+
 class TrainSettings(Settings):
     """How a trial is trained."""
 
@@ -50,7 +69,7 @@ class TrainSettings(Settings):
     """Passes over the training part; 0 evaluates the initial weights."""
     batch_size: Count = 128
     """Examples per update; the last, smaller batch of an epoch is left out."""
-    grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
+    grad_clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 1.0
     """Largest norm of the whole gradient; null turns clipping off."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Type of linear and convolution layers; polar and phase operations stay in fp32. fp16 scales the loss."""
@@ -95,7 +114,7 @@ class TrialConfig:
         return {"domain": self.domain, **parts}
 
     def plain(self) -> dict[str, Any]:
-        """All settings as JSON values, also those outside the key; `config_from` reads it back."""
+        """All settings as JSON values, also those outside the key; `config_of` reads it back."""
         parts = {part: json.loads(getattr(self, part).model_dump_json()) for part in SECTIONS}
         return {"domain": self.domain, **parts}
 
@@ -105,6 +124,10 @@ class TrialConfig:
 
 
 SECTIONS = ("data", "model", "optimizer", "train", "loss")
+TRIAL_PARTS = ("domain", *SECTIONS)
+
+MAX_SIZE = 1 << 24
+"""Largest integer among a model's settings: a larger one is a slip, and torch cannot even describe its tensors."""
 
 
 class Match(Settings):
@@ -148,7 +171,7 @@ class Resources(Settings):
 
     cpus: Annotated[int, Field(ge=1)] = 1
     """CPU cores, and so threads, of a worker."""
-    gpus: Annotated[float, Field(ge=0, le=8)] | Literal["auto"] = "auto"
+    gpus: Gpus = "auto"
     """GPUs of a worker, a fraction shares one among workers; auto is 1 where there are GPUs, else 0."""
     pack: Count = 1
     """Trials of an arm (its seeds) that one worker trains side by side."""
@@ -164,7 +187,8 @@ class Sweep(Settings):
     zip: list[Any] = Field(default_factory=list)
     exclude: list[dict[str, Any]] = Field(default_factory=list)
     match: Match | None = None
-    seeds: Annotated[int, Field(ge=1, le=10_000)] | Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)] = 1
+    seeds: Seeds = 1
+    """A number of seeds, from 0 on, or a list of them."""
     claims: list[Claim] = Field(default_factory=list)
     limits: Limits = Limits()
     resources: Resources = Resources()
@@ -191,27 +215,36 @@ def validate(cls: type[AnySettings], node: Node, path: str, problems: list[Probl
 
 
 def _problem(cls: type[Settings], node: Node, path: str, detail: ErrorDetails) -> Problem:
-    steps = [step for step in detail["loc"] if _is_step(node, step)]
-    while steps and detail["type"] != "missing" and not _stands(node, steps):
-        steps.pop()  # pydantic appends the branch of a union to the location
+    steps: list[str | int] = []
+    at = node
+    for step in detail["loc"]:  # pydantic puts the branches of unions between the steps that are in the file
+        child = _children(at).get(step)
+        if child is not None:
+            steps.append(step)
+            at = child
+    if detail["type"] == "missing":
+        steps.append(detail["loc"][-1])
+    if not steps and isinstance(detail["input"], dict):
+        return _stated(cls, node, path, detail["msg"])  # a rule about several settings
     name = ".".join(str(step) for step in ([path] if path else []) + list(steps))
     return Problem(node.where_of(tuple(steps)), name, _message(_class_at(cls, steps), steps, detail))
 
 
-def _is_step(node: Node, step: object) -> bool:
-    return isinstance(step, int) or (isinstance(step, str) and re.fullmatch(r"[^\[\]()]+", step) is not None)
+def _children(node: Node) -> Mapping[Any, Node]:
+    if isinstance(node.value, dict):
+        return node.value
+    return dict(enumerate(node.value)) if isinstance(node.value, list) else {}
 
 
-def _stands(node: Node, steps: list[Any]) -> bool:
-    for step in steps:
-        children = node.value if isinstance(node.value, dict) else dict(enumerate(node.value)) if isinstance(node.value, list) else {}
-        if step not in children:
-            return False
-        node = children[step]
-    return True
+def _stated(cls: type[Settings], node: Node, path: str, text: str) -> Problem:
+    """A text that starts with a setting ("model.window 4 must be odd"), at that setting's place."""
+    found = re.fullmatch(rf"(?:{path}\.)?(\w+):? (.+)", text, re.DOTALL)
+    if found and found[1] in cls.model_fields:
+        return Problem(node.where_of((found[1],)), f"{path}.{found[1]}", found[2])
+    return Problem(node.where, path, text)
 
 
-def _class_at(cls: type[Settings], steps: list[Any]) -> type[Settings]:
+def _class_at(cls: type[Settings], steps: list[str | int]) -> type[Settings]:
     """The settings class that holds the last step of a location."""
     for step in steps[:-1]:
         field = cls.model_fields.get(step) if isinstance(step, str) else None
@@ -221,31 +254,79 @@ def _class_at(cls: type[Settings], steps: list[Any]) -> type[Settings]:
     return cls
 
 
-def _message(cls: type[Settings], steps: list[Any], detail: ErrorDetails) -> str:
-    value, context = detail["input"], detail.get("ctx", {})
-    match detail["type"]:
-        case "extra_forbidden":
-            return f"unknown setting; {did_you_mean(str(steps[-1]), cls.model_fields, cls.synonyms)}"
-        case "missing":
-            return "is missing"
-        case "literal_error":
-            return f"expected {context['expected']}; got {_shown(value)}"
-        case "unknown_name":
-            return detail["msg"]
-        case _:
-            wanted = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-            wanted = wanted if wanted.startswith(("expected", "needs")) or detail["type"] == "nesterov" else f"expected {wanted}"
-            return f"{wanted}; got {_shown(value)}"
+EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a mapping, such as {{name: value}}",
+    "model_type": "a mapping, such as {{name: value}}",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "string_too_short": "text that is not empty",
+    "too_short": "{min_length} or more values",
+    "too_long": "{max_length} or fewer values",
+    "literal_error": "{expected}",
+}
+"""What a value should have been, by pydantic's type of error."""
 
 
-def _shown(value: object) -> str:
-    text = json.dumps(value, default=str, ensure_ascii=False)
+def _message(cls: type[Settings], steps: list[str | int], detail: ErrorDetails) -> str:
+    value, kind = detail["input"], detail["type"]
+    if kind == "extra_forbidden":
+        return f"unknown setting; {did_you_mean(str(steps[-1]), cls.model_fields, cls.synonyms)}"
+    if kind == "missing":
+        return "is missing"
+    if kind == "unknown_name":
+        return detail["msg"]
+    # Errors that a settings class raises itself say what they expect in their own words.
+    limits = {name: f"{limit:,g}" if isinstance(limit, float) else limit for name, limit in detail.get("ctx", {}).items()}
+    text = f"expected {EXPECTED[kind].format(**limits)}" if kind in EXPECTED else detail["msg"]
+    if kind == "literal_error":
+        text = text.replace("'", "")
+    if kind.startswith("int_") and isinstance(value, float) and value.is_integer():
+        return f"{text}; write {int(value)} instead of {value}"
+    return f"{text}; got {shown(value)}"
+
+
+def shown(value: object) -> str:
+    """A value as a user wrote it, in short."""
+    text = "nothing (null)" if value is None else json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def section_problems(tree: Node) -> list[Problem]:
+    """Parts of a trial that are unknown, or are no settings at all."""
+    if not isinstance(tree.value, dict):
+        return [Problem(tree.where, "trial", f"expected a mapping, such as {{model: {{n_layers: 4}}}}; got {shown(tree.plain())}")]
+    problems = []
+    for key, child in tree.value.items():
+        if key not in TRIAL_PARTS:
+            problems.append(Problem(child.where, key, f"unknown setting; {did_you_mean(key, TRIAL_PARTS)}"))
+        elif key != "domain" and not isinstance(child.value, dict):
+            problems.append(Problem(child.where, key, f"expected {EXAMPLES[key]}; got {shown(child.plain())}"))
+    return problems
+
+
+EXAMPLES = {
+    "data": "settings such as {name: digits}",
+    "model": "settings such as {name: cv_kan}",
+    "optimizer": "settings such as {name: adamw}",
+    "train": "settings such as {epochs: 20}",
+    "loss": "settings such as {label_smoothing: 0.1}",
+}
+
+
 def _section(tree: Node, name: str) -> Node:
-    children = tree.value if isinstance(tree.value, dict) else {}
-    return children.get(name, Node({}, tree.where))
+    """A part of a trial; empty settings where it is left out, or is no settings."""
+    node = tree.value.get(name) if isinstance(tree.value, dict) else None
+    return node if node is not None and isinstance(node.value, dict) else Node({}, node.where if node else tree.where)
 
 
 def _named(
@@ -253,31 +334,29 @@ def _named(
 ) -> tuple[str, Any]:
     """The registry name of a section and its validated settings."""
     node = _section(tree, section)
-    if not isinstance(node.value, dict):
-        problems.append(Problem(node.where, section, f"expected settings such as {{name: {default}}}; got {_shown(node.plain())}"))
-        return default, None
-    name = node.value["name"].plain() if "name" in node.value else default
-    if not isinstance(name, str) or name not in registry:
-        problems.append(
-            Problem(node.where_of(("name",)), f"{section}.name", f"{_shown(name)} is unknown; {did_you_mean(str(name), registry)}")
-        )
+    name = node.value["name"].plain() if isinstance(node.value, dict) and "name" in node.value else default
+    if not _known(name, registry, node.where_of(("name",)), f"{section}.name", problems):
         return default, None
     return name, validate(settings_of(registry[name]), node, section, problems)
 
 
+def _known(name: object, registry: Iterable[str], where: str, path: str, problems: list[Problem]) -> bool:
+    """Whether a name is in a registry; if not, a Problem is added."""
+    names = list(registry)
+    if not isinstance(name, str):
+        problems.append(Problem(where, path, f"expected a name, such as {names[0]}; got {shown(name)}"))
+    elif name not in names:
+        problems.append(Problem(where, path, f"{name!r} is unknown; {did_you_mean(name, names)}"))
+    return name in names
+
+
 def config_from(tree: Node) -> TrialConfig:
     """The settings of one trial from its tree. UserError with all Problems found."""
-    problems: list[Problem] = []
-    if not isinstance(tree.value, dict):
-        raise UserError(Problem(tree.where, "trial", f"expected settings; got {_shown(tree.plain())}"))
-    known = ("domain", *SECTIONS)
-    for key, child in tree.value.items():
-        if key not in known:
-            problems.append(Problem(child.where, key, f"unknown setting; {did_you_mean(key, known)}"))
-    domain = _section(tree, "domain").plain() or "image"
-    if not isinstance(domain, str) or domain not in DOMAINS:
-        where = tree.where_of(("domain",))
-        raise UserError([*problems, Problem(where, "domain", f"{_shown(domain)} is unknown; {did_you_mean(str(domain), DOMAINS)}")])
+    problems = section_problems(tree)
+    children = tree.value if isinstance(tree.value, dict) else {}
+    domain = children["domain"].plain() if "domain" in children else "image"
+    if not _known(domain, DOMAINS, tree.where_of(("domain",)), "domain", problems):
+        raise UserError(problems)
     sets = DOMAINS[domain].DATA_SETS
     _, data = _named(tree, "data", sets, next(iter(sets)), lambda entry: entry.Settings, problems)
     model_name, model = _named(tree, "model", MODELS, "cv_kan", lambda entry: entry.Settings, problems)
@@ -296,34 +375,38 @@ def config_from(tree: Node) -> TrialConfig:
 def _misfits(config: TrialConfig, model_name: str, tree: Node) -> list[Problem]:
     """Settings that are right by themselves and cannot go together."""
     model = MODELS[model_name]
-    try:
-        task = config.task()
-    except DataError as error:
-        return [Problem(tree.where_of(("data",)), "data", problem.message) for problem in error.problems]
-    if task.input not in model.inputs:
-        fits = [name for name, other in MODELS.items() if task.input in other.inputs]
-        text = f"{model_name} cannot use {task.input} input; models that can: {', '.join(fits)}"
-        return [Problem(tree.where_of(("model", "name")), "model.name", text)]
+    node = _section(tree, "model")
     problems = []
-    try:
-        model.check(config.model, task)
-    except ValueError as error:
-        problems.append(Problem(_place(tree, "model", str(error)), "model", str(error)))
+    for name, value in config.model.identity().items():
+        if isinstance(value, int) and value > MAX_SIZE:
+            problems.append(Problem(node.where_of((name,)), f"model.{name}", f"expected at most {MAX_SIZE:,}; got {shown(value)}"))
     for weight in REGULARISER_WEIGHTS:
         if getattr(config.loss, weight) > 0 and not model.has_phases:
             problems.append(Problem(tree.where_of(("loss", weight)), f"loss.{weight}", f"{model_name} has no phases to regularise"))
+    try:
+        task = config.task()
+    except DataError as error:
+        return problems + data_problems(error, tree)
+    if task.input not in model.inputs:
+        fits = [name for name, other in MODELS.items() if task.input in other.inputs]
+        text = f"{model_name} cannot use {task.input} input; models that can: {', '.join(fits)}"
+        return [*problems, Problem(tree.where_of(("model", "name")), "model.name", text)]
+    try:
+        model.check(config.model, task)
+    except ValueError as error:
+        problems.append(_stated(type(config.model), node, "model", str(error)))
     return problems
 
 
-def _place(tree: Node, section: str, text: str) -> str:
-    """The line of the setting that a message names, or of its section."""
-    node = _section(tree, section)
-    named = (
-        [child.where for key, child in node.value.items() if re.search(rf"\b{re.escape(key)}\b", text)]
-        if isinstance(node.value, dict)
-        else []
-    )
-    return named[0] if named else node.where
+def data_problems(error: DataError, tree: Node) -> list[Problem]:
+    """What is wrong with a trial's data set, at the place of the setting that the text names, else of the data's settings."""
+    problems = []
+    for problem in error.problems:
+        path = problem.path or "data"
+        named = re.search(r"data\.\w+", f"{path} {problem.message}")
+        where = tree.where_of(tuple(named[0].split("."))) if named else tree.where_of(("data",))
+        problems.append(Problem(where, path, problem.message))
+    return problems
 
 
 def config_of(plain: Mapping[str, Any]) -> TrialConfig:
@@ -337,9 +420,3 @@ def config_of(plain: Mapping[str, Any]) -> TrialConfig:
         return Node(value, "recorded settings")
 
     return config_from(located(plain))
-
-
-def data_sets(domain: str) -> Iterable[str]:
-    """Names of a domain's data sets."""
-    module: Domain = DOMAINS[domain]
-    return module.DATA_SETS.keys()

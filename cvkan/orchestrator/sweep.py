@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cvkan.errors import Problem, UserError, did_you_mean
 from cvkan.orchestrator import load
 from cvkan.orchestrator.load import Node, Scalar
-from cvkan.orchestrator.spec import NAME, SECTIONS, Claim, Limits, Match, Resources, Sweep, validate
+from cvkan.orchestrator.spec import (
+    NAME,
+    TRIAL_PARTS,
+    Claim,
+    Limits,
+    Match,
+    Resources,
+    Sweep,
+    config_from,
+    section_problems,
+    shown,
+    validate,
+)
 
-TRIAL_PARTS = ("domain", *SECTIONS)
+CHECKED_POINTS = 1000
+"""Points whose settings are looked at too where the sweep itself has mistakes."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +46,13 @@ class SweepSpec:
     question: str
     profile: str | None
     source: str
+    tree: Node
+    """The whole file with profile and options laid upon it: where a setting of the sweep stands."""
     trial: Node
     axes: dict[str, tuple[AxisValue, ...]]
     ties: tuple[tuple[str, ...], ...]
     exclude: tuple[dict[str, Scalar], ...]
     match: Match | None
-    match_where: str
     seeds: tuple[int, ...]
     claims: tuple[Claim, ...]
     limits: Limits
@@ -59,7 +75,7 @@ def sweep_from(
 ) -> SweepSpec:
     """See `read_sweep`; `tree` is the file's. `one_trial` leaves the axes out, each with its first value in the trial."""
     if not isinstance(tree.value, dict):
-        raise UserError(Problem(tree.where, "", "expected a sweep: settings such as `name: my_sweep`"))
+        raise UserError(Problem(tree.where, "", f"expected a sweep: settings such as `name: my_sweep`; got {shown(tree.plain())}"))
     problems: list[Problem] = []
     tree = _with_profile(tree, profile, problems)
     if one_trial:
@@ -68,39 +84,82 @@ def sweep_from(
         tree = _with_set(tree, text, problems)
     if seeds is not None:
         tree = load.put(tree, ("seeds",), _seeds_text(seeds, problems))
-    sweep = validate(Sweep, tree, "", problems)
-    if sweep is None or problems:
-        raise UserError(problems)
     children = tree.value if isinstance(tree.value, dict) else {}
-    if not NAME.fullmatch(sweep.name):
-        text = f"{sweep.name!r} cannot name a folder; use letters, digits, - and _, at most 64"
-        problems.append(Problem(children["name"].where, "name", text))
+    sweep = validate(Sweep, tree, "", problems)
+    _check_name(children.get("name"), problems)
+    trial = children.get("trial", Node({}, tree.where))
+    problems.extend(section_problems(trial) if isinstance(trial.value, dict) else [])
     axes = _axes(children.get("axes"), problems)
     ties = _ties(children.get("zip"), axes, problems)
-    exclude = tuple(_point(node, axes, "exclude", problems) for node in _items(children.get("exclude")))
-    for claim in _items(children.get("claims")):
-        for side in ("better", "than"):
-            if isinstance(claim.value, dict) and side in claim.value:
-                _point(claim.value[side], axes, f"claims.{side}", problems)
-    if problems:
-        raise UserError(problems)
+    exclude = _exclude(children.get("exclude"), axes, problems)
+    sides = _sides(children.get("claims"), axes, problems)
+    if not problems and next(grid(axes, ties, exclude), None) is None:
+        problems.append(Problem(tree.where_of(("exclude",)), "exclude", "leaves no arm to train"))
+    if problems or sweep is None:
+        raise UserError([*problems, *_trial_problems(trial, axes, ties, exclude)])
     return SweepSpec(
         name=sweep.name,
         question=" ".join(sweep.question.split()),
         profile=profile,
         source=source,
-        trial=children.get("trial", Node({}, source)),
+        tree=tree,
+        trial=trial,
         axes=axes,
         ties=ties,
         exclude=exclude,
         match=sweep.match,
-        match_where=children["match"].where if sweep.match else source,
         seeds=tuple(range(sweep.seeds)) if isinstance(sweep.seeds, int) else tuple(dict.fromkeys(sweep.seeds)),
-        claims=tuple(sweep.claims),
+        claims=tuple(claim.model_copy(update=chosen) for claim, chosen in zip(sweep.claims, sides, strict=True)),
         limits=sweep.limits,
         resources=sweep.resources,
         checkpoints=sweep.checkpoints,
     )
+
+
+def grid(
+    axes: Mapping[str, Sequence[AxisValue]], ties: Sequence[Sequence[str]], exclude: Sequence[Mapping[str, Scalar]]
+) -> Iterator[dict[str, AxisValue]]:
+    """The points of the axes in the file's order: tied axes move together, excluded points are left out."""
+    groups: list[tuple[str, ...]] = []
+    for path in axes:
+        tie = next((tuple(tie) for tie in ties if path in tie), (path,))
+        if tie not in groups:
+            groups.append(tie)
+    columns = [list(zip(*(axes[path] for path in group), strict=True)) for group in groups]
+    for choice in itertools.product(*columns):
+        flat = {path: value for group, values in zip(groups, choice, strict=True) for path, value in zip(group, values, strict=True)}
+        point = {path: flat[path] for path in axes}
+        if not any(all(point[path].label == value for path, value in rule.items()) for rule in exclude):
+            yield point
+
+
+def tree_at(trial: Node, point: Mapping[str, AxisValue]) -> Node:
+    """The trial with the values of a point laid into it."""
+    for path, value in point.items():
+        trial = load.replace(trial, tuple(path.split(".")), value.node)
+    return trial
+
+
+def _trial_problems(
+    trial: Node,
+    axes: Mapping[str, Sequence[AxisValue]],
+    ties: Sequence[Sequence[str]],
+    exclude: Sequence[Mapping[str, Scalar]],
+) -> list[Problem]:
+    """What is wrong with the settings of trials: it is told together with the mistakes of the sweep itself."""
+    problems: list[Problem] = []
+    for point in itertools.islice(grid(axes, ties, exclude), CHECKED_POINTS) if isinstance(trial.value, dict) else ():
+        try:
+            config_from(tree_at(trial, point))
+        except UserError as error:
+            problems.extend(error.problems)
+    return problems
+
+
+def _check_name(node: Node | None, problems: list[Problem]) -> None:
+    if node is not None and isinstance(node.value, str) and not NAME.fullmatch(node.value):
+        text = f"{shown(node.value)} cannot name a folder; use letters, digits, - and _, at most 64"
+        problems.append(Problem(node.where, "name", text))
 
 
 def _single(tree: Node) -> Node:
@@ -124,53 +183,67 @@ def _with_profile(tree: Node, profile: str | None, problems: list[Problem]) -> N
     if not isinstance(profiles.value, dict):
         return tree  # the settings of a sweep say what is wrong with it
     allowed = [name for name in Sweep.model_fields if name not in ("name", "profiles")]
+    known: dict[str, dict[str, Node]] = {}
     for name, overlay in profiles.value.items():
         if not NAME.fullmatch(name):
-            problems.append(Problem(overlay.where, f"profiles.{name}", "cannot name a folder; use letters, digits, - and _"))
+            text = "cannot name a folder; use letters, digits, - and _, at most 64"
+            problems.append(Problem(overlay.where, f"profiles.{shown(name)}", text))
+        known[name] = {}
         for key, child in (overlay.value if isinstance(overlay.value, dict) else {}).items():
-            if key not in allowed:
+            if key in allowed:
+                known[name][key] = child
+            else:
                 text = f"unknown setting of a profile; {did_you_mean(key, allowed, Sweep.synonyms)}"
                 problems.append(Problem(child.where, f"profiles.{name}.{key}", text))
     if profile is None:
         return tree
-    if profile not in profiles.value:
-        text = f"{profile!r} is not a profile of this sweep; {did_you_mean(profile, profiles.value)}"
-        problems.append(Problem("--profile", "", text if profiles.value else "this sweep has no profiles"))
+    if profile not in known:
+        text = f"no such profile; {did_you_mean(profile, known)}" if known else "this sweep has no profiles"
+        problems.append(Problem(f"--profile {profile}", "", text))
         return tree
-    return load.merge(tree, profiles.value[profile])
+    return load.merge(tree, Node({**known[profile]}, profiles.value[profile].where))
 
 
 def _with_set(tree: Node, text: str, problems: list[Problem]) -> Node:
     path, equals, value = text.partition("=")
-    path, where = path.strip(), f"--set {text}"
-    if not equals or not path:
+    where = f"--set {text}"
+    parts = tuple(path.strip().removeprefix("trial.").split("."))
+    if not equals or not all(parts):
         problems.append(Problem(where, "", "expected path=value, such as model.n_layers=4"))
         return tree
+    name = ".".join(parts)
     try:
-        node = load.parse(value, where) if value.strip() else Node(None, where)
+        node = _at(load.parse(value, where), where) if value.strip() else Node(None, where)
     except UserError as error:
-        problems.extend(error.problems)
+        problems.extend(Problem(where, name, problem.message) for problem in error.problems)
         return tree
-    node = _at(node, where)
-    first, _, rest = path.partition(".")
-    if first == "trial":
-        path, (first, _, rest) = rest, rest.partition(".")
     children = tree.value if isinstance(tree.value, dict) else {}
-    axes = children.get("axes", Node({}, "")).value
-    if first in TRIAL_PARTS:
-        taken = [axis for axis in (axes if isinstance(axes, dict) else {}) if axis == path or path.startswith(axis + ".")]
+    if parts[0] in TRIAL_PARTS:
+        axes = children["axes"].value if "axes" in children else {}
+        taken = [axis for axis in (axes if isinstance(axes, dict) else {}) if _touches(parts, node, tuple(axis.split(".")))]
         if taken:
-            problems.append(Problem(where, path, f"is an axis of this sweep; set its values with axes.{taken[0]}=[...]"))
+            problems.append(Problem(where, taken[0], f"is an axis of this sweep; set its values with axes.{taken[0]}=[...]"))
             return tree
-        return load.put(tree, ("trial", *path.split(".")), node)
-    if first == "axes":
-        return load.put(tree, ("axes", rest), node)
-    settable = [name for name in Sweep.model_fields if name not in ("trial", "profiles")]
-    if first not in settable:
-        text = f"unknown setting; {did_you_mean(first, [*TRIAL_PARTS, *settable], Sweep.synonyms)}"
-        problems.append(Problem(where, path, text))
+        return load.put(tree, ("trial", *parts), node)
+    if parts[0] == "axes" and len(parts) > 1:
+        return load.put(tree, ("axes", ".".join(parts[1:])), node)
+    settable = [field for field in Sweep.model_fields if field not in ("trial", "profiles")]
+    if parts[0] not in settable:
+        problems.append(Problem(where, name, f"unknown setting; {did_you_mean(parts[0], [*TRIAL_PARTS, *settable], Sweep.synonyms)}"))
         return tree
-    return load.put(tree, tuple(path.split(".")), node)
+    return load.put(tree, parts, node)
+
+
+def _touches(path: tuple[str, ...], node: Node, axis: tuple[str, ...]) -> bool:
+    """Whether `node`, laid at `path`, changes what an axis sets."""
+    shared = min(len(path), len(axis))
+    if path[:shared] != axis[:shared]:
+        return False
+    for part in axis[shared:]:
+        if not isinstance(node.value, dict) or part not in node.value:
+            return False
+        node = node.value[part]
+    return True
 
 
 def _at(node: Node, where: str) -> Node:
@@ -183,41 +256,46 @@ def _at(node: Node, where: str) -> Node:
 
 
 def _seeds_text(text: str, problems: list[Problem]) -> Node:
-    """--seeds 8 (0 to 7) or --seeds 3,5,7."""
+    """--seeds 8 (0 to 7), --seeds 3,5,7, or --seeds 3, for the seed 3 alone."""
     where = f"--seeds {text}"
-    try:
-        numbers = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 0:
+    if not re.fullmatch(r"[0-9]{1,15}(,[0-9]{1,15})*,?", text.replace(" ", "")):
         problems.append(Problem(where, "", "expected a number of seeds such as 8, or a list such as 3,5,7"))
         return Node(1, where)
-    if "," not in text:
-        return Node(numbers[0], where)
-    return Node([Node(number, where) for number in numbers], where)
+    numbers = [int(part) for part in text.split(",") if part.strip()]
+    return Node([Node(number, where) for number in numbers] if "," in text else numbers[0], where)
 
 
 def _axes(node: Node | None, problems: list[Problem]) -> dict[str, tuple[AxisValue, ...]]:
     axes: dict[str, tuple[AxisValue, ...]] = {}
     children = node.value if node is not None and isinstance(node.value, dict) else {}
     for path, values in children.items():
-        if path.split(".")[0] not in TRIAL_PARTS:
-            text = f"an axis names a setting of a trial, such as model.n_layers; {did_you_mean(path.split('.')[0], TRIAL_PARTS)}"
-            problems.append(Problem(values.where, f"axes.{path}", text))
+        part, *rest = path.split(".")
+        if part not in TRIAL_PARTS or not all(rest) or len(rest) > (part != "domain"):
+            hint = did_you_mean(part, TRIAL_PARTS) if part not in TRIAL_PARTS else f"{path!r} is none"
+            problems.append(Problem(values.where, f"axes.{path}", f"an axis names a setting of a trial, such as model.n_layers; {hint}"))
         elif not isinstance(values.value, list):
-            problems.append(Problem(values.where, f"axes.{path}", "expected a list of values, such as [1, 2, 4]"))
+            text = f"expected a list of values, such as [1, 2, 4]; got {shown(values.plain())}"
+            problems.append(Problem(values.where, f"axes.{path}", text))
         elif not values.value:
             problems.append(Problem(values.where, f"axes.{path}", "is empty; expected at least one value"))
         else:
             labels = _labels(values.value)
-            for label in {label for label in labels if [str(other) for other in labels].count(str(label)) > 1}:
-                problems.append(Problem(values.where, f"axes.{path}", f"{label!r} stands twice"))
+            _refuse_twice(path, values.value, labels, problems)
             axes[path] = tuple(AxisValue(child, label) for child, label in zip(values.value, labels, strict=True))
     for path in axes:
         for other in axes:
             if path.startswith(other + "."):
                 problems.append(Problem(children[path].where, f"axes.{path}", f"lies inside the axis {other}"))
     return axes
+
+
+def _refuse_twice(path: str, nodes: Sequence[Node], labels: Sequence[Scalar], problems: list[Problem]) -> None:
+    seen: set[object] = set()
+    for node, label in zip(nodes, labels, strict=True):
+        equal = (isinstance(label, bool), label)  # 1 and 1.0 are the same value, 1 and true are not
+        if equal in seen or str(label) in seen:
+            problems.append(Problem(node.where, f"axes.{path}", f"{shown(label)} stands twice"))
+        seen.update((equal, str(label)))
 
 
 def _labels(values: Iterable[Node]) -> list[Scalar]:
@@ -241,44 +319,74 @@ def _word(value: object) -> str:
 
 def _ties(node: Node | None, axes: Mapping[str, Sequence[AxisValue]], problems: list[Problem]) -> tuple[tuple[str, ...], ...]:
     """`zip: [[a, b]]`, or `zip: [a, b]` for one group: the axes of a group move together."""
-    if node is None or not isinstance(node.value, list):
-        return ()
-    groups = [Node(node.value, node.where)] if all(isinstance(item.value, str) for item in node.value) else node.value
+    groups = _items(node)
+    if node is not None and groups and all(isinstance(item.value, str) for item in groups):
+        groups = [node]
     ties: list[tuple[str, ...]] = []
     for group in groups:
-        names = [str(item.value) for item in _items(group)]
-        before = len(problems)
-        for name in names:
-            if name not in axes:
-                problems.append(Problem(group.where, "zip", f"{name!r} is no axis of this sweep; {did_you_mean(name, axes)}"))
-            elif any(name in tie for tie in ties):
-                problems.append(Problem(group.where, "zip", f"{name!r} is tied twice"))
-        if len(names) < 2:
-            problems.append(Problem(group.where, "zip", "expected lists of two or more axes, such as [[model.n_layers, optimizer.lr]]"))
-        elif len(problems) == before and len({len(axes[name]) for name in names}) > 1:
-            lengths = ", ".join(f"{name} has {len(axes[name])} values" for name in names)
-            problems.append(Problem(group.where, "zip", f"tied axes must be equally long: {lengths}"))
-        if names:
+        names = [item.value for item in _items(group) if isinstance(item.value, str)]
+        if len(names) < 2 or len(names) != len(_items(group)):
+            text = "expected groups of two or more axes, such as [[model.n_layers, optimizer.lr]]"
+            problems.append(Problem(group.where, "zip", text))
+            continue
+        mistakes = _tie_mistakes(names, axes, ties)
+        problems.extend(Problem(group.where, "zip", text) for text in mistakes)
+        if not mistakes:
             ties.append(tuple(names))
-    return tuple(ties) if groups and groups[0].value else ()
+    return tuple(ties)
+
+
+def _tie_mistakes(names: Sequence[str], axes: Mapping[str, Sequence[AxisValue]], ties: Iterable[Sequence[str]]) -> list[str]:
+    """What is wrong with a group of tied axes, in words."""
+    unknown = [f"{name!r} is no axis of this sweep; {did_you_mean(name, axes)}" for name in names if name not in axes]
+    twice = [f"{name!r} is tied twice" for name in dict.fromkeys(names) if names.count(name) > 1 or any(name in tie for tie in ties)]
+    if unknown or twice:
+        return unknown + twice
+    if len({len(axes[name]) for name in names}) > 1:
+        lengths = ", ".join(f"{name} has {len(axes[name])}" for name in names)
+        return [f"tied axes need equally many values: {lengths}"]
+    return []
+
+
+def _exclude(node: Node | None, axes: Mapping[str, Sequence[AxisValue]], problems: list[Problem]) -> tuple[dict[str, Scalar], ...]:
+    rules = [(f"exclude.{index}", rule) for index, rule in enumerate(_items(node)) if isinstance(rule.value, dict)]
+    points = [_point(rule, axes, path, problems) for path, rule in rules]
+    return tuple(point for point in points if point)
+
+
+def _sides(node: Node | None, axes: Mapping[str, Sequence[AxisValue]], problems: list[Problem]) -> list[dict[str, dict[str, Scalar]]]:
+    """`better` and `than` of each claim, by the labels of the axes' values."""
+    sides: list[dict[str, dict[str, Scalar]]] = []
+    for index, claim in enumerate(_items(node)):
+        children = claim.value if isinstance(claim.value, dict) else {}
+        chosen: dict[str, dict[str, Scalar]] = {
+            side: _point(children[side], axes, f"claims.{index}.{side}", problems)
+            for side in ("better", "than")
+            if side in children and isinstance(children[side].value, dict)
+        }
+        if len(chosen) == 2 and chosen["better"] and chosen["better"] == chosen["than"]:
+            problems.append(Problem(children["than"].where, f"claims.{index}.than", "chooses the same arms as better"))
+        sides.append(chosen)
+    return sides
 
 
 def _point(node: Node, axes: Mapping[str, Sequence[AxisValue]], path: str, problems: list[Problem]) -> dict[str, Scalar]:
-    """A mapping from axes to one of their values each: what `exclude` and claims choose arms by."""
+    """A mapping from axes to the label of one of their values each; empty, with Problems, where it is no such mapping."""
     point: dict[str, Scalar] = {}
-    if not isinstance(node.value, dict) or not node.value:
+    children = node.value if isinstance(node.value, dict) else {}
+    if not children:
         problems.append(Problem(node.where, path, "expected values of axes, such as {model.n_layers: 2}"))
-        return point
-    for axis, child in node.value.items():
+    for axis, child in children.items():
         if axis not in axes:
             text = f"is no axis of this sweep; {did_you_mean(axis, axes)}" if axes else "this sweep has no axes"
             problems.append(Problem(child.where, f"{path}.{axis}", text))
             continue
+        asked = _labels([child])[0]
         labels = [value.label for value in axes[axis]]
-        value = child.plain()
-        if isinstance(value, dict | list) or value not in labels:
-            shown = ", ".join(str(label) for label in labels)
-            problems.append(Problem(child.where, f"{path}.{axis}", f"{value!r} is not a value of this axis; valid: {shown}"))
-            continue
-        point[axis] = value
-    return point
+        same = [label for label in labels if label == asked and isinstance(label, bool) == isinstance(asked, bool)]
+        if same:
+            point[axis] = same[0]
+        else:
+            text = f"{shown(asked)} is not a value of this axis; valid: {', '.join(str(label) for label in labels)}"
+            problems.append(Problem(child.where, f"{path}.{axis}", text))
+    return point if len(point) == len(children) else {}

@@ -95,7 +95,6 @@ def test_the_other_results_of_a_pack_break_a_row_of_failures() -> None:
     assert queue.stopped is not None
 
 
-@pytest.mark.xfail(reason="settle decides on retries before it counts the failure, so the failure has no row", strict=True)
 def test_a_failure_that_stops_the_sweep_is_reported_and_not_put_off() -> None:
     queue = Queue([pack("a"), pack("b")], Limits(retries=3, stop_after_failures=1))
     assert queue.settle(take(queue), ["failed"]) == [False]

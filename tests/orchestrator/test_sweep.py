@@ -1,0 +1,142 @@
+"""Sweep files with profiles and options: what they become."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cvkan.errors import UserError
+from cvkan.orchestrator.load import parse
+from cvkan.orchestrator.sweep import SweepSpec, read_sweep, sweep_from
+
+SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
+
+TEXT = """\
+name: x
+question: >
+  Deep
+  or wide?
+trial:
+  model: {name: mlp, d_hidden: 8}
+axes:
+  model.n_layers: [1, 2]
+  optimizer: [{name: sgd}, {name: adam, lr: 0.1}, {name: adam}]
+seeds: 3
+profiles:
+  big:
+    trial: {model: {d_hidden: 16}}
+    seeds: 5
+  deep: {axes: {model.n_layers: [8]}}
+"""
+
+
+def sweep(
+    text: str = TEXT, profile: str | None = None, sets: tuple[str, ...] = (), seeds: str | None = None, one: bool = False
+) -> SweepSpec:
+    return sweep_from(parse(text, "x.yaml"), "x.yaml", profile, sets, seeds, one_trial=one)
+
+
+def labels(spec: SweepSpec, axis: str) -> list[object]:
+    return [value.label for value in spec.axes[axis]]
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_the_sweeps_that_are_shipped_are_good(path: Path) -> None:
+    spec = read_sweep(path)
+    assert spec.name == path.stem
+    assert spec.question.endswith("?")
+    for profile in spec.tree.plain()["profiles"]:
+        assert read_sweep(path, profile).folder == f"{path.stem}@{profile}"
+
+
+def test_what_a_file_says() -> None:
+    spec = sweep()
+    assert (spec.name, spec.folder, spec.question, spec.seeds) == ("x", "x", "Deep or wide?", (0, 1, 2))
+    assert spec.trial.plain() == {"model": {"name": "mlp", "d_hidden": 8}}
+    assert labels(spec, "model.n_layers") == [1, 2]
+
+
+def test_mappings_on_an_axis_are_named_by_what_tells_them_apart() -> None:
+    assert labels(sweep(), "optimizer") == ["sgd", "adam (lr=0.1)", "adam"]
+    assert labels(sweep(sets=("axes.optimizer=[{lr: 0.1}, {lr: 0.2, betas: [0.9, 0.99]}]",)), "optimizer") == [
+        "lr=0.1",
+        "lr=0.2, betas=[0.9, 0.99]",
+    ]
+
+
+def test_a_profile_is_laid_upon_the_file() -> None:
+    spec = sweep(profile="big")
+    assert (spec.folder, len(spec.seeds)) == ("x@big", 5)
+    assert spec.trial.plain() == {"model": {"name": "mlp", "d_hidden": 16}}
+    assert labels(sweep(profile="deep"), "model.n_layers") == [8]
+    assert labels(sweep(profile="deep"), "optimizer") == labels(sweep(), "optimizer")
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "value"),
+    [
+        ("train.epochs=5", ("train", "epochs"), 5),
+        ("trial.train.epochs=5", ("train", "epochs"), 5),
+        (" train.epochs = 5", ("train", "epochs"), 5),
+        ("data.root=a=b", ("data", "root"), "a=b"),
+        ("train.patience=", ("train", "patience"), None),
+        ("model={d_hidden: 4}", ("model",), {"name": "mlp", "d_hidden": 4}),
+        ("domain=image", ("domain",), "image"),
+    ],
+)
+def test_set_changes_the_trial(text: str, path: tuple[str, ...], value: object) -> None:
+    found = sweep(sets=(text,)).trial.plain()
+    for part in path:
+        found = found[part]
+    assert found == value
+
+
+def test_set_changes_the_sweep() -> None:
+    spec = sweep(sets=("axes.model.n_layers=[4]", "seeds=[7, 9]", "limits.retries=0", "match={to: 500}", "question=why"))
+    assert labels(spec, "model.n_layers") == [4]
+    assert (spec.seeds, spec.limits.retries, spec.question) == ((7, 9), 0, "why")
+    assert spec.match is not None
+    assert spec.match.to == 500
+
+
+def test_the_last_set_wins_over_the_first_and_over_a_profile() -> None:
+    spec = sweep(profile="big", sets=("model.d_hidden=1", "model.d_hidden=2"))
+    assert spec.trial.plain()["model"]["d_hidden"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("8", tuple(range(8))), ("3,5,7", (3, 5, 7)), ("3,", (3,)), ("0", None), ("1, 2", (1, 2)), ("4,4", (4,))]
+)
+def test_seeds_of_the_command_line(text: str, seeds: tuple[int, ...] | None) -> None:
+    if seeds is None:
+        with pytest.raises(UserError, match="expected at least 1"):
+            sweep(seeds=text)
+    else:
+        assert sweep(seeds=text).seeds == seeds
+
+
+def test_one_trial_takes_the_first_value_of_every_axis() -> None:
+    spec = sweep(TEXT + "exclude: [{model.n_layers: 1}]\nmatch: {to: 10}\n", one=True, sets=("model.n_layers=3",))
+    assert (spec.axes, spec.exclude, spec.match, spec.claims) == ({}, (), None, ())
+    assert spec.trial.plain() == {"model": {"name": "mlp", "d_hidden": 8, "n_layers": 3}, "optimizer": {"name": "sgd"}}
+
+
+def test_a_claim_names_values_as_the_axes_do() -> None:
+    text = TEXT.replace("[1, 2]", "[1, 2]\n  optimizer.betas: [[0.9, 0.99], [0.8, 0.9]]\n  train.grad_clip: [1.0, 2.5]")
+    text = text.replace("  optimizer: [{name: sgd}, {name: adam, lr: 0.1}, {name: adam}]\n", "")
+    text += "claims: [{says: a, better: {optimizer.betas: [0.9, 0.99], train.grad_clip: 1}, than: {train.grad_clip: 2.5}}]\n"
+    (claim,) = sweep(text).claims
+    assert claim.better == {"optimizer.betas": "[0.9, 0.99]", "train.grad_clip": 1.0}
+    assert claim.than == {"train.grad_clip": 2.5}
+
+
+@pytest.mark.parametrize("text", ["zip: [model.n_layers, train.epochs]", "zip: [[model.n_layers, train.epochs]]"])
+def test_one_group_of_tied_axes_needs_no_inner_list(text: str) -> None:
+    spec = sweep(f"name: x\naxes: {{model.n_layers: [1, 2], train.epochs: [3, 4]}}\n{text}\n")
+    assert spec.ties == (("model.n_layers", "train.epochs"),)
+
+
+def test_empty_lists_and_mappings_say_nothing() -> None:
+    spec = sweep("name: x\naxes: {}\nzip: []\nexclude: []\nclaims: []\nprofiles: {}\nlimits: {}\ntrial: {}\nmatch: null\n")
+    assert (spec.axes, spec.ties, spec.exclude, spec.claims, spec.match) == ({}, (), (), (), None)

@@ -185,11 +185,11 @@ def test_a_named_width_is_solved() -> None:
 
 
 def test_arms_that_cannot_be_matched_are_left_out_and_named() -> None:
-    made = plan("name: x\ntrial: {model: {name: mlp}}\naxes: {model.n_layers: [1, 600]}\nmatch: {to: 1500}\nseeds: 2\n")
+    made = plan("name: x\ntrial: {model: {name: mlp}}\naxes: {model.n_layers: [1, 512]}\nmatch: {to: 1500}\nseeds: 2\n")
     assert [arm.label for arm in made.arms] == ["n_layers=1"]
     assert len(made.trials) == 2
     (dropped,) = made.dropped
-    assert dropped.label == "n_layers=600"
+    assert dropped.label == "n_layers=512"
     assert "nearest to 1,500 parameters is" in dropped.reason
     assert "model.d_hidden=1, outside 2.0%" in dropped.reason
 

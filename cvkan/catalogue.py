@@ -50,7 +50,8 @@ def _registered(kind: str) -> list[Entry]:
             for domain, module in DOMAINS.items()
             for name, entry in module.DATA_SETS.items()
         ]
-    return [Entry(kind, name, _first_line(entry)) for name, entry in _registry(kind).items()]
+    # A model's settings say in a line what it is; the class itself begins with its shapes.
+    return [Entry(kind, name, _first_line(getattr(entry, "Settings", entry))) for name, entry in _registry(kind).items()]
 
 
 def _registry(kind: str) -> Mapping[str, Any]:

@@ -82,7 +82,7 @@ HEAD_FEATURES = ("magnitude", "both")
 
 
 class CVKANSettings(Settings):
-    """CV-KAN."""
+    """CV-KAN: tokens interact by aggregation, phase alignment and growth of magnitudes, without a softmax matrix."""
 
     name: Literal["cv_kan"] = "cv_kan"
     d_complex: Count = 64

@@ -97,8 +97,9 @@ class NoPositions(nn.Module):
 
 def sinusoidal_angles(d: int, grid: tuple[int, int]) -> Tensor:
     """theta (T, d) float64: row * f_k for the first d/2 channels, column * f_k for the others, f_k = BASE^(-2k/d)."""
-    rows, columns = (torch.arange(n, dtype=torch.float64) for n in grid)
-    frequencies = BASE ** (-torch.arange(d // 2, dtype=torch.float64) / (d // 2))
+    # On the CPU also where a model is only counted: torch needs a second to prepare `arange` for the meta device.
+    rows, columns = (torch.arange(n, dtype=torch.float64, device="cpu") for n in grid)
+    frequencies = BASE ** (-torch.arange(d // 2, dtype=torch.float64, device="cpu") / (d // 2))
     by_row = (rows[:, None] * frequencies)[:, None, :].expand(grid[0], grid[1], d // 2)
     by_column = (columns[:, None] * frequencies)[None, :, :].expand(grid[0], grid[1], d // 2)
     return torch.cat((by_row, by_column), dim=-1).reshape(grid[0] * grid[1], d)

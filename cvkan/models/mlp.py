@@ -24,7 +24,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class MLPSettings(Settings):
-    """Multilayer perceptron."""
+    """Multilayer perceptron on the flattened input: the floor that every other model must beat."""
 
     name: Literal["mlp"] = "mlp"
     d_hidden: Count = 256

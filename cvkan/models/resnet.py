@@ -29,7 +29,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class ResNetSettings(Settings):
-    """Small residual network."""
+    """Small residual network for images."""
 
     name: Literal["resnet"] = "resnet"
     d_channels: Count = 16

@@ -32,7 +32,7 @@ POSITION_NAMES = ("sinusoidal", "learned", "none")
 
 
 class TransformerSettings(Settings):
-    """Transformer encoder (ViT)."""
+    """Transformer encoder on patches (a ViT)."""
 
     name: Literal["transformer"] = "transformer"
     d_model: Count = 64

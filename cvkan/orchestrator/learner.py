@@ -91,6 +91,7 @@ class Learner:
         self.objective = OBJECTIVES[self.task.output]
         self.penalties = {name: getattr(config.loss, name) for name in REGULARISER_WEIGHTS if getattr(config.loss, name) > 0}
         self.train_split = self._placed(data.train)
+        self.validation_split = self._placed(data.validation)
         batch = config.train.batch_size
         self.batch = min(batch, len(data.train))
         self.steps_per_epoch = len(data.train) // self.batch
@@ -148,7 +149,7 @@ class Learner:
             step = member.step - len(losses) + bad + 1
             self._diverge(member, f"the loss is not finite at step {step} (epoch {member.epoch})")
         else:
-            metrics = self._evaluate(member.model, self.data.validation)
+            metrics = self._evaluate(member.model, self.validation_split)
             points += [self._point(member, "val", name, value) for name, value in metrics.items()]
             self._judge(member, metrics)
         member.random = random_state(self.device)

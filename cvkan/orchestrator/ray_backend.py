@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 # Read by Ray when it is imported or started: no files of its own for each trial, no output beside ours, no state to
@@ -30,6 +31,9 @@ os.environ.update(
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     }
 )
+if (Path.home() / ".ray" / "auth_token").exists():
+    # A cluster started by `ray start` asks for the token that lies here; Ray itself sends it to its own clusters only.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 import ray
 from ray import tune
@@ -39,6 +43,9 @@ from ray.tune.stopper import Stopper
 from cvkan.errors import Problem, UserError
 from cvkan.orchestrator.queue import Job, Queue
 from cvkan.orchestrator.worker import Event, Order, Outcome, event_from_plain, event_to_plain, train
+
+# A worker that died is told by the view, in one line; Tune would print its traceback beside it.
+logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 REPORT_EVERY_S = 1.0
 """A worker gathers events for this long before it reports: a round trip to the driver costs about 10 ms."""

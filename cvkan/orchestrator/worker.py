@@ -109,7 +109,7 @@ def _flops(config: str) -> int:
     settings = config_of(json.loads(config))
     task = settings.task()
     with torch.device("meta"):
-        model = MODELS[settings.model.identity()["name"]](settings.model, task).eval()
+        model = MODELS[settings.model.identity()["name"]](settings.model, task).eval().to("meta")
         x = torch.empty(1, *task.shape)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(x)

@@ -60,6 +60,7 @@ def render_catalogue(entries: Sequence[Entry]) -> RenderableType:
 def render_checks(checks: Sequence[Check]) -> RenderableType:
     """A line for each check; what needs mending is marked."""
     table = _table("", "", "")
+    table.show_header = False
     for check in checks:
         table.add_row(Text("ok" if check.well else "!!", style="green" if check.well else "bold red"), check.name, Text(check.seen))
     return table

@@ -1,6 +1,6 @@
 """Seconds per no-op trial: cvkan, plain Ray Tune and an Optuna loop, side by side in one run.
 
-    python benchmarks/overhead.py [--trials 50 500] [--plain-trials 8]
+    python benchmarks/overhead.py [--trials 50 500] [--plain-trials 12]
 
 A no-op trial of cvkan is a real one that trains for 0 epochs: it is planned, placed on a warm worker, builds its
 model, evaluates validation and test part, and writes row, curve, log and checkpoints to the ledger. The plain Tune

@@ -205,6 +205,7 @@ class Driver:
             config=arm.config.plain(),
             keys=[trial.key for trial in job.pack],
             seeds=[trial.seed for trial in job.pack],
+            folder=str(Path.cwd()),
             cache=str(self.cache),
             device=self.backend.device,
             threads=spec.resources.cpus,

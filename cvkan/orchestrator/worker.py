@@ -32,6 +32,8 @@ class Order:
     config: dict[str, Any]
     keys: list[str]
     seeds: list[int]
+    folder: str
+    """Where relative paths in the settings start: the driver's working folder."""
     cache: str
     device: str
     threads: int
@@ -116,10 +118,12 @@ def _flops(config: str) -> int:
     return int(counter.get_total_flops())
 
 
-def prepare_process(threads: int, device: str) -> None:
-    """Thread count and determinism of this process; called before the first tensor of a trial."""
-    torch.set_num_threads(threads)
-    if device.startswith("cuda"):
+def prepare_process(order: Order) -> None:
+    """Folder, thread count and determinism of this process; called before the first tensor of a trial."""
+    if os.path.isdir(order.folder):  # another node of a cluster may not have it; absolute paths serve there
+        os.chdir(order.folder)
+    torch.set_num_threads(order.threads)
+    if order.device.startswith("cuda"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
@@ -129,7 +133,7 @@ def train(order: Order, interrupted: Callable[[], bool]) -> Iterator[Event]:
     """Trains a pack: a Progress after every epoch of a trial, an Outcome for each trial at the end of it."""
     run = _Run(order, interrupted)
     try:
-        prepare_process(order.threads, order.device)
+        prepare_process(order)
         yield from run.events()
     except Exception as error:
         yield from run.broken(error)

@@ -2,7 +2,7 @@
 
     python benchmarks/overhead.py [--trials 50 500] [--plain-trials 12]
 
-A no-op trial of cvkan is a real one that trains for 0 epochs: it is planned, placed on a warm worker, builds its
+A no-op trial of cvkan is a real one that trains for 0 epochs: it is placed on a warm worker, builds its
 model, evaluates validation and test part, and writes row, curve, log and checkpoints to the ledger. The plain Tune
 trial imports torch and reports a number; the Optuna trial asks and tells in memory. Plain Tune pays a process a
 trial, so it runs fewer of them; all figures are per trial. Wall seconds are of the training alone, after Ray has
@@ -86,8 +86,9 @@ def measured(trials: int, work: Callable[[], None]) -> Cost:
     clock.start()
     work()
     wall = time.perf_counter() - wall
-    cpu = clock.total() - cpu
     clock.over.set()
+    clock.join()
+    cpu = clock.total() - cpu
     return Cost(trials, wall / trials, cpu / trials)
 
 

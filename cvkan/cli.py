@@ -108,7 +108,7 @@ def sweep(
     data: DataRoot = None,
     cache: Cache = None,
     local: Local = False,
-    address: Annotated[str | None, typer.Option("--address", help="A running Ray cluster: auto, HOST:PORT or ray://HOST:PORT.")] = None,
+    address: Annotated[str | None, typer.Option("--address", help="A running Ray cluster: auto or HOST:PORT.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", "-w", min=1, help="Most packs at a time; by default what fits.")] = None,
     dashboard: Annotated[bool, typer.Option(help="Start the Ray dashboard, on this machine only.")] = True,
 ) -> None:
@@ -164,7 +164,8 @@ def _drive(plan: Plan, results: Path, cache: Path | None, connect: Callable[[], 
     ledger = Ledger(results.absolute() / plan.spec.folder)
     result = Driver(plan, ledger, connect, view, _cache(cache)).run(_command())
     for path in ledger.damaged:
-        typer.secho(f"{path}: is damaged and was left out; its trials were trained again", err=True, fg=typer.colors.YELLOW)
+        lost = "its curves are lost" if "curves" in path else "its trials were trained again"
+        typer.secho(f"{path}: is damaged and was put aside; {lost}", err=True, fg=typer.colors.YELLOW)
     return result
 
 

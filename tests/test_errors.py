@@ -118,7 +118,7 @@ WRONG_TYPES = [
     (GOOD + "zip: 3\n", "x.yaml:12: zip: expected a list; got 3"),
     (GOOD + "exclude: {model.n_layers: 1}\n", 'x.yaml:12: exclude: expected a list; got {"model.n_layers": 1}'),
     (GOOD + "limits: {trial_time: soon}\n", 'limits.trial_time: expected a time such as 90s, 30m, 8h or 1h30m; got "soon"'),
-    (GOOD + "resources: {gpus: two}\n", 'x.yaml:12: resources.gpus: expected a number from 0 to 8, or auto; got "two"'),
+    (GOOD + "resources: {gpus: two}\n", 'x.yaml:12: resources.gpus: expected a number from 0 to 1, or auto; got "two"'),
     (GOOD + "profiles: [p]\n", 'x.yaml:12: profiles: expected a mapping, such as {name: value}; got ["p"]'),
     (changed("[0.1, 0.2]", "[0.1, big]"), 'x.yaml:11: optimizer.lr: expected a number; got "big"'),
     (changed("[0.1, 0.2]", "3"), "x.yaml:11: axes.optimizer.lr: expected a list of values, such as [1, 2, 4]; got 3"),
@@ -137,7 +137,7 @@ OUT_OF_RANGE = [
     (GOOD + "seeds: []\n", "x.yaml:12: seeds: expected 1 or more values; got []"),
     (GOOD + "limits: {stop_after_failures: 0}\n", "x.yaml:12: limits.stop_after_failures: expected at least 1; got 0"),
     (GOOD + "limits: {sweep_time: 0}\n", "limits.sweep_time: expected a time such as 90s"),
-    (GOOD + "resources: {gpus: -1}\n", "x.yaml:12: resources.gpus: expected a number from 0 to 8, or auto; got -1"),
+    (GOOD + "resources: {gpus: -1}\n", "x.yaml:12: resources.gpus: expected a number from 0 to 1, or auto; got -1"),
     (GOOD + "match: {to: 1000, within: 2}\n", "x.yaml:12: match.within: expected less than 1; got 2"),
     (GOOD + "checkpoints: all\n", 'x.yaml:12: checkpoints: expected both, best or none; got "all"'),
 ]

@@ -1,8 +1,9 @@
 """The training loop: one step over a pack of K >= 1 models of one arm, which differ in their seed.
 
 The learner knows neither Ray nor files. A step does no host-device synchronisation: losses stay on the device until
-the epoch ends. Every draw comes from a generator of the trial's own, derived from its seed, so a trial is the same
-curve alone, in a pack, on a warm worker or resumed from a checkpoint.
+the epoch ends (the loss scaler of fp16 needs one where the optimizer has no fused kernel: rmsprop, lion, adopt).
+Every draw comes from a generator of the trial's own, derived from its seed, so a trial is the same curve alone, in a
+pack, on a warm worker or resumed from a checkpoint.
 """
 
 from __future__ import annotations
@@ -128,13 +129,14 @@ class Learner:
         return all(member.done for member in self.members)
 
     def epoch(self, tick: Callable[[], None] = _nothing) -> list[list[Point]]:
-        """Trains and validates one epoch of every member that has not ended: each one's new points (none if it had ended).
+        """Trains and validates one epoch of every member that has not ended: each one's new points (none if it had ended)."""
+        return [[] if member.done else self.advance(member, tick) for member in self.members]
 
-        `tick` is called before every update and may raise to leave the epoch; a member is then as before its last step.
+    def advance(self, member: Member, tick: Callable[[], None] = _nothing) -> list[Point]:
+        """Trains and validates one epoch of one member; its new points.
+
+        `tick` is called before every update and every batch of an evaluation, and may raise to leave the epoch.
         """
-        return [[] if member.done else self._epoch(member, tick) for member in self.members]
-
-    def _epoch(self, member: Member, tick: Callable[[], None]) -> list[Point]:
         started = time.perf_counter()
         set_random_state(member.random, self.device)
         losses = self._train(member, tick) if member.epoch < self.config.train.epochs else []
@@ -149,7 +151,7 @@ class Learner:
             step = member.step - len(losses) + bad + 1
             self._diverge(member, f"the loss is not finite at step {step} (epoch {member.epoch})")
         else:
-            metrics = self._evaluate(member.model, self.validation_split)
+            metrics = self._evaluate(member.model, self.validation_split, tick)
             points += [self._point(member, "val", name, value) for name, value in metrics.items()]
             self._judge(member, metrics)
         member.random = random_state(self.device)
@@ -205,11 +207,12 @@ class Learner:
         return torch.autocast(self.device.type, dtype=DTYPES.get(precision, torch.bfloat16), enabled=precision in DTYPES)
 
     @torch.no_grad()
-    def _evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
+    def _evaluate(self, model: nn.Module, split: Split, tick: Callable[[], None]) -> dict[str, float]:
         """Each metric of a split, without augmentation."""
         model.eval()
         totals: dict[str, Tensor] = {}
         for start in range(0, len(split), EVAL_BATCH):
+            tick()
             x = self.data.encode(split.x[start : start + EVAL_BATCH].to(self.device, non_blocking=True))
             y = split.y[start : start + EVAL_BATCH].to(self.device, non_blocking=True)
             with self._autocast():
@@ -239,12 +242,12 @@ class Learner:
         patience = self.config.train.patience
         member.done = member.epoch >= self.config.train.epochs or (patience is not None and member.since_best >= patience)
 
-    def test(self, member: Member) -> dict[str, float]:
+    def test(self, member: Member, tick: Callable[[], None] = _nothing) -> dict[str, float]:
         """The test figures of a member's best weights. The test part is touched here only, once a trial has ended."""
         started = time.perf_counter()
         last = {name: value.detach().clone() for name, value in member.model.state_dict().items()}
         member.model.load_state_dict(member.best)
-        figures = {f"test_{name}": value for name, value in self._evaluate(member.model, self.data.test).items()}
+        figures = {f"test_{name}": value for name, value in self._evaluate(member.model, self.data.test, tick).items()}
         member.model.load_state_dict(last)
         member.seconds_eval += time.perf_counter() - started
         return figures

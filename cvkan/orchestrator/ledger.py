@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,9 @@ from cvkan.errors import Problem, UserError
 SCHEMA_VERSION = 1
 MERGE_PARTS = 200
 """Parts after which they are merged in the middle of a sweep, so that a folder never holds thousands of files."""
+
+READ_AGAIN = 5
+"""How often a reader starts anew when files vanish under it."""
 
 FINAL = frozenset({"completed", "stopped", "diverged"})
 """Statuses that are results; a trial of any other status is trained again by the next `cvkan sweep`."""
@@ -52,6 +55,8 @@ TAIL = {
 CURVES = {
     "key": pa.string(), "epoch": pa.int64(), "step": pa.int64(), "split": pa.string(), "metric": pa.string(), "value": pa.float64(),
 }  # fmt: skip
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -141,23 +146,32 @@ class Ledger:
         if not parts:
             return
         trials, curves = self.tables()
+        for damaged in map(Path, self.damaged):
+            if damaged.exists():  # it may be mended by hand; what is written next must not replace it
+                damaged.replace(damaged.with_name(f"{damaged.name}.damaged"))
         _write_table(curves, self.folder / "curves.parquet")
         _write_table(trials, self.folder / "trials.parquet")
         for path in parts:
-            if str(path) not in self.damaged:
-                path.unlink()
-                path.with_suffix(".curves").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            path.with_suffix(".curves").unlink(missing_ok=True)
 
     def trials(self) -> pa.Table:
         """A row per trial, sorted by key."""
-        return self._merged_trials()[0].drop_columns(["source"])
+        return _settled(lambda: self._merged_trials()[0].drop_columns(["source"]))
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
         """Trials, and the curves that belong to their rows; both sorted."""
+        return _settled(self._tables)
+
+    def _tables(self) -> tuple[pa.Table, pa.Table]:
         trials, sources = self._merged_trials()
         tables = [pa.table({name: pa.array([], kind) for name, kind in CURVES.items()}).append_column("source", pa.array([], pa.int64()))]
         for number, path in sources.items():
-            table = self._read(path)
+            curve = path.with_suffix(".curves") if path.suffix == ".trials" else self.folder / "curves.parquet"
+            if path.exists() and not curve.exists():
+                self._damaged(curve)
+                continue
+            table = self._read(curve)
             if table is not None:
                 tables.append(table.append_column("source", pa.array(np.full(len(table), number))))
         curves = pa.concat_tables(tables)
@@ -177,7 +191,7 @@ class Ledger:
         return sorted((self.folder / "parts").glob("[0-9]*.trials"))
 
     def _merged_trials(self) -> tuple[pa.Table, dict[int, Path]]:
-        """The newest row of each key with the number of its source, and each source's file of curves."""
+        """The newest row of each key with the number of its source, and the sources."""
         tables = [pa.table({name: pa.array([], kind) for name, kind in {**HEAD, **CORE, **TAIL, "source": pa.int64()}.items()})]
         sources: dict[int, Path] = {}
         main = [self.folder / "trials.parquet"] if (self.folder / "trials.parquet").exists() else []
@@ -185,20 +199,35 @@ class Ledger:
             table = self._read(path)
             if table is not None:
                 tables.append(table.append_column("source", pa.array(np.full(len(table), number))))
-                sources[number] = path.with_suffix(".curves") if path.suffix == ".trials" else self.folder / "curves.parquet"
+                sources[number] = path
         table = _ordered(_concatenate(tables))
         newest = {key: place for place, key in enumerate(table["key"].to_pylist())}
         return table.take(pa.array(sorted(newest.values()), pa.int64())).sort_by("key"), sources
 
+    def _damaged(self, path: Path) -> None:
+        if str(path) not in self.damaged:
+            self.damaged.append(str(path))
+
     def _read(self, path: Path) -> pa.Table | None:
         try:
             table = pq.ParquetFile(path, memory_map=False).read()
+        except FileNotFoundError:
+            raise
         except (OSError, pa.ArrowException):
-            if str(path) not in self.damaged:
-                self.damaged.append(str(path))
+            self._damaged(path)
             return None
         _check_version(int((table.schema.metadata or {}).get(b"cvkan.schema", b"0")), path)
         return table.replace_schema_metadata(None)
+
+
+def _settled(read: Callable[[], Result]) -> Result:
+    """Reads again if the driver of a running sweep merged the parts while they were read."""
+    for _ in range(READ_AGAIN):
+        try:
+            return read()
+        except FileNotFoundError:
+            continue
+    return read()
 
 
 def find(results: Path) -> list[Ledger]:
@@ -214,8 +243,10 @@ def find(results: Path) -> list[Ledger]:
 
 
 def axis_type(values: Sequence[Any]) -> pa.DataType:
-    """The column type of an axis from its values: bool, int64, float64, else string."""
+    """The column type of an axis from its values: bool, int64, float64, else string; null if there are none."""
     kinds = {type(value) for value in values if value is not None}
+    if not kinds:
+        return pa.null()
     if kinds <= {bool}:
         return pa.bool_()
     if kinds <= {int}:
@@ -255,6 +286,7 @@ def _concatenate(tables: Sequence[pa.Table]) -> pa.Table:
             kinds.setdefault(column.name, set()).add(column.type)
     wanted = {}
     for name, found in kinds.items():
+        found = {kind for kind in found if kind != pa.null()} or {pa.null()}
         numeric = all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in found)
         wanted[name] = found.pop() if len(found) == 1 else pa.float64() if numeric else pa.string()
     parts = []

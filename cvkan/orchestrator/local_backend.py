@@ -20,7 +20,7 @@ class LocalBackend:
     def run(self, queue: Queue, order: Callable[[Job], Order], on_event: Callable[[Event], None]) -> None:
         """See `run.Backend`."""
         while (job := queue.next()) is not None:
-            for event in train(order(job), lambda: queue.stopped == "interrupted"):
+            for event in train(order(job), lambda: queue.interrupted):
                 on_event(event)
 
     def close(self) -> None:

@@ -36,10 +36,17 @@ class Queue:
         self.running = 0
         self.stopped: str | None = None
         """Why no more packs are handed out, in words; None while they are."""
+        self.interrupted = False
+        """Whether the packs in training are to end too."""
 
     def stop(self, reason: str) -> None:
         """Hands out nothing more; the first reason stays."""
         self.stopped = self.stopped or reason
+
+    def interrupt(self, reason: str) -> None:
+        """Hands out nothing more and ends the packs in training."""
+        self.interrupted = True
+        self.stop(reason)
 
     def next(self) -> Job | None:
         """The next pack, or None if there is none to give now."""
@@ -58,14 +65,14 @@ class Queue:
 
     @property
     def left(self) -> int:
-        """Trials that were not handed out."""
-        return sum(len(job.pack) for job in self._waiting)
+        """Trials that were never handed out."""
+        return sum(len(job.pack) for job in self._waiting if job.attempt == 1)
 
     def settle(self, job: Job, statuses: Sequence[str]) -> list[bool]:
         """Takes back a job with the status of each trial; True for each that will be tried again."""
         self.running -= 1
-        for status in statuses:
-            self._failures = self._failures + 1 if status in BAD else 0
+        if job.attempt == 1:  # packs that fail again tell nothing new about the machine
+            self._failures = self._failures + 1 if all(status in BAD for status in statuses) else 0
             if self._failures >= self._limits.stop_after_failures:
                 self.stop(f"{self._failures} failures in a row (limits.stop_after_failures)")
         again = [status in RETRIED and job.attempt <= self._limits.retries and self.stopped is None for status in statuses]

@@ -172,7 +172,7 @@ class _Stop(Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self.source.queue.stopped == "interrupted"
+        return self.source.queue.interrupted
 
 
 class RayBackend:
@@ -184,23 +184,32 @@ class RayBackend:
         self.sweep = sweep
         self.workers = workers
         self.cpus = cpus
+        if address is not None and address.startswith("ray://"):
+            text = "Tune cannot be driven through Ray's client; give auto or HOST:PORT on a machine that the cluster can reach"
+            raise UserError(Problem("--address", address, text))
         try:
             context = ray.init(
                 address=address or "local",
-                include_dashboard=dashboard if address is None else None,
+                # None: the dashboard is started where its packages are installed.
+                include_dashboard=None if dashboard or address else False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(Problem("--address", str(address), f"no Ray cluster answers: {str(error).splitlines()[0]}")) from None
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            if address is None:
+                raise UserError(Problem("", "", f"Ray does not start here: {first}; --local trains without it")) from None
+            raise UserError(Problem("--address", address, f"no Ray cluster answers: {first}")) from None
         self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else None
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         self.gpus = (1.0 if resources.get("GPU", 0) >= 1 else 0.0) if gpus == "auto" else float(gpus)
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
         for name, asked in (("CPU", float(cpus)), ("GPU", self.gpus)):
-            there = resources.get(name, 0.0)
+            there = max(node["Resources"].get(name, 0.0) for node in nodes if node["Alive"])
             if asked > there:
                 self.close()
-                raise UserError(Problem("", f"resources.{name.lower()}s", f"{asked:g} asked of a cluster that has {there:g}"))
+                text = f"{asked:g} asked for each worker; the largest machine of this cluster has {there:g}"
+                raise UserError(Problem("", f"resources.{name.lower()}s", text))
         slots = [int(resources["CPU"] // cpus), *([int(resources["GPU"] / self.gpus)] if self.gpus else [])]
         # Tune starts as many workers at a time; by itself it would start the next one only when the last one runs.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, min([*slots, *([workers] if workers else [])])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -160,21 +161,27 @@ class Driver:
         self.cache = cache
         self.trials = {trial.key: trial for trial in plan.trials}
         self.open: dict[str, Job] = {}
-        self.ended: dict[str, list[Outcome]] = {}
+        self.ended: dict[str, dict[str, Outcome]] = {}
+        self.again: dict[str, str] = {}
         self.rows: list[Row] = []
         self.flushed = 0.0
+        self.unwritten: OSError | None = None
 
     def run(self, command: str) -> Result:
         """Trains what the ledger lacks. UserError if the folder is held by another driver or cannot be written."""
         with self.ledger.writing():
-            self.ledger.merge()
-            held = self.ledger.statuses()
+            with self._told():
+                self.ledger.merge()
+                held = self.ledger.statuses()
+                self.ledger.write_plan(plan_record(self.plan, command))
             waiting = [trial for trial in self.plan.trials if held.get(trial.key) not in FINAL]
             self.result = Result(held=len(self.plan.trials) - len(waiting))
-            self.ledger.write_plan(plan_record(self.plan, command))
             self.queue = Queue(packs(waiting, self.plan.spec.resources.pack), self.plan.spec.limits)
             if waiting:
                 self._train(waiting)
+                with self._told():
+                    self.ledger.merge()
+            self.result.counts.update(self.again.values())
             self.result.left = self.queue.left
             self.result.stopped = self.queue.stopped
         return self.result
@@ -185,17 +192,24 @@ class Driver:
         try:
             with self._signals():
                 self.backend.run(self.queue, self._order, self._on_event)
-                for job in list({id(job): job for job in self.open.values()}.values()):
-                    self._interrupt(job)
-                self._flush()
-        except OSError as error:
-            raise UserError(
-                Problem(str(self.ledger.folder), "", f"cannot be written: {error.strerror}; rows up to here are kept")
-            ) from None
+                for key in list(self.open):
+                    self._on_event(Outcome(key, "interrupted", "stopped before its end", log="stopped before its end\n"))
         finally:
+            self._flush()
             self.view.finished()
             self.backend.close()
-        self.ledger.merge()
+        if self.unwritten is not None:
+            with self._told():
+                raise self.unwritten
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """A folder that cannot be written is told in a line."""
+        try:
+            yield
+        except OSError as error:
+            text = f"cannot be written: {error.strerror or error}; rows written before are kept"
+            raise UserError(Problem(str(self.ledger.folder), "", text)) from None
 
     def _order(self, job: Job) -> Order:
         spec, arm = self.plan.spec, job.pack[0].arm
@@ -205,6 +219,7 @@ class Driver:
             config=arm.config.plain(),
             keys=[trial.key for trial in job.pack],
             seeds=[trial.seed for trial in job.pack],
+            data_hash=job.pack[0].data_hash,
             folder=str(Path.cwd()),
             cache=str(self.cache),
             device=self.backend.device,
@@ -216,56 +231,62 @@ class Driver:
     def _on_event(self, event: Event) -> None:
         if event.key in self.open:
             self._book(event)
-        if self.rows and time.monotonic() - self.flushed > FLUSH_EVERY_S:
+        long = isinstance(event, Outcome) and event.seconds > FLUSH_EVERY_S
+        if long or time.monotonic() - self.flushed > FLUSH_EVERY_S:
             self._flush()
 
     def _flush(self) -> None:
         if self.rows:
-            self.ledger.append(self.rows)
+            self._write(lambda: self.ledger.append(self.rows))
         self.rows, self.flushed = [], time.monotonic()
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """Writes; a disk that does not take it ends the sweep, outside the backend, which would wrap the error."""
+        try:
+            write()
+        except OSError as error:
+            self.unwritten = self.unwritten or error
+            self.queue.interrupt("results cannot be written")
 
     def _book(self, event: Event) -> None:
         if isinstance(event, Progress):
             self.view.progress(self.trials[event.key], event)
             return
         job = self.open[event.key]
-        outcomes = self.ended.setdefault(job.pack[0].key, [])
-        outcomes.append(event)
+        outcomes = self.ended.setdefault(job.pack[0].key, {})
+        outcomes.setdefault(event.key, event)  # a worker that dies later takes nothing back
         if len(outcomes) == len(job.pack):
             self._settle(job, self.ended.pop(job.pack[0].key))
 
-    def _settle(self, job: Job, outcomes: list[Outcome]) -> None:
-        by_key = {outcome.key: outcome for outcome in outcomes}
-        statuses = [by_key[trial.key].status for trial in job.pack]
+    def _settle(self, job: Job, outcomes: dict[str, Outcome]) -> None:
+        statuses = [outcomes[trial.key].status for trial in job.pack]
         for trial, again in zip(job.pack, self.queue.settle(job, statuses), strict=True):
-            outcome = by_key[trial.key]
+            outcome = outcomes[trial.key]
             del self.open[trial.key]
-            if not again:
-                # Files first: a row never names a checkpoint or a log that is not there.
-                self.ledger.write_files(trial.key, outcome.log, outcome.checkpoints)
-                self.rows.append(row_of(trial, outcome, self.plan.spec.name, job.attempt))
+            # Files first: a row never names a checkpoint or a log that is not there. A trial that will be tried again
+            # has a row too, which the next one replaces: nothing may come of the next one.
+            self._write(functools.partial(self.ledger.write_files, trial.key, outcome.log, outcome.checkpoints))
+            self.rows.append(row_of(trial, outcome, self.plan.spec.name, job.attempt))
+            self.again.pop(trial.key, None)
+            if again:
+                self.again[trial.key] = outcome.status
+            else:
                 self.result.counts[outcome.status] += 1
             self.view.ended(trial, outcome, again)
 
-    def _interrupt(self, job: Job) -> None:
-        """The backend has ended while this job was running."""
-        known = {outcome.key for outcome in self.ended.get(job.pack[0].key, [])}
-        for trial in job.pack:
-            if trial.key not in known:
-                self._on_event(Outcome(trial.key, "interrupted", "stopped before its end"))
-
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first SIGINT or SIGTERM stops after the running step and writes; the second ends at once."""
+        """The first SIGINT or SIGTERM ends the trials in training and writes what is done; the second ends at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
         def stop(number: int, frame: FrameType | None) -> None:
             if self.result.interrupted:
+                self.view.finished()
                 os._exit(130)
             self.result.interrupted = True
-            self.queue.stop("interrupted")
+            self.queue.interrupt("interrupted")
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -44,8 +44,8 @@ Duration = Annotated[float, BeforeValidator(duration)]
 
 def _gpus(value: object) -> object:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value != "auto" and not (number and 0 <= float(str(value)) <= 8):
-        raise PydanticCustomError("gpus", "expected a number from 0 to 8, or auto")
+    if value != "auto" and not (number and 0 <= float(str(value)) <= 1):
+        raise PydanticCustomError("gpus", "expected a number from 0 to 1, or auto")
     return value
 
 
@@ -172,7 +172,7 @@ class Resources(Settings):
     cpus: Annotated[int, Field(ge=1)] = 1
     """CPU cores, and so threads, of a worker."""
     gpus: Gpus = "auto"
-    """GPUs of a worker, a fraction shares one among workers; auto is 1 where there are GPUs, else 0."""
+    """GPUs of a worker: 1, or a fraction that shares one among workers; auto is 1 where there are GPUs, else 0."""
     pack: Count = 1
     """Trials of an arm (its seeds) that one worker trains side by side."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,6 +117,10 @@ def sweep_from(
     )
 
 
+MAX_ARMS = 100_000
+"""Points of the axes; more would be planned for hours, and never trained."""
+
+
 def grid(
     axes: Mapping[str, Sequence[AxisValue]], ties: Sequence[Sequence[str]], exclude: Sequence[Mapping[str, Scalar]]
 ) -> Iterator[dict[str, AxisValue]]:
@@ -126,6 +131,8 @@ def grid(
         if tie not in groups:
             groups.append(tie)
     columns = [list(zip(*(axes[path] for path in group), strict=True)) for group in groups]
+    if math.prod(map(len, columns)) > MAX_ARMS:
+        raise UserError(Problem("", "axes", f"make {math.prod(map(len, columns)):,} arms; at most {MAX_ARMS:,} are planned"))
     for choice in itertools.product(*columns):
         flat = {path: value for group, values in zip(groups, choice, strict=True) for path, value in zip(group, values, strict=True)}
         point = {path: flat[path] for path in axes}

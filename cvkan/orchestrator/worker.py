@@ -19,10 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cvkan.domains import DOMAINS
 from cvkan.domains.task import Data
+from cvkan.errors import DataError
 from cvkan.models import MODELS
 from cvkan.orchestrator.learner import Learner, Member, Point
-from cvkan.orchestrator.spec import TrialConfig, config_of
-from cvkan.provenance import machine
+from cvkan.orchestrator.spec import config_of
+from cvkan.provenance import code_hash, machine
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Order:
     config: dict[str, Any]
     keys: list[str]
     seeds: list[int]
+    data_hash: str
+    """Of the data set that the keys stand for; a worker that finds other data refuses to train."""
     folder: str
     """Where relative paths in the settings start: the driver's working folder."""
     cache: str
@@ -107,7 +110,7 @@ def _data(domain: str, data: str, cache: str) -> Data:
 
 @lru_cache(maxsize=64)
 def _flops(config: str) -> int:
-    """Floating-point operations of one example's forward pass through linear and convolution layers (2 per multiply-add)."""
+    """Floating-point operations of one example's forward pass in matrix products, convolutions and attention (2 per multiply-add)."""
     settings = config_of(json.loads(config))
     task = settings.task()
     with torch.device("meta"):
@@ -127,6 +130,7 @@ def prepare_process(order: Order) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in convolutions as in linear layers
 
 
 def train(order: Order, interrupted: Callable[[], bool]) -> Iterator[Event]:
@@ -148,6 +152,8 @@ class _Run:
         self.device = torch.device(order.device)
         self.began = time.monotonic()
         self.started = datetime.now(UTC).isoformat()
+        code_hash()  # of the code as it is imported, not as it lies there when the trial ends
+        self.provenance: dict[str, str] = {}
         self.learner: Learner | None = None
         self.curves: dict[str, list[Point]] = {key: [] for key in order.keys}
         self.log: dict[str, list[str]] = {
@@ -157,32 +163,46 @@ class _Run:
         self.ended: set[str] = set()
 
     def tick(self) -> None:
-        """Called before every update."""
+        """Called before every update and every batch of an evaluation."""
         if self.interrupted():
             raise Interrupted
         limit = self.order.trial_time
-        if limit is not None and time.monotonic() - self.began > limit:
+        if limit is not None and time.monotonic() - self.began > limit * len(self.order.keys):
             raise TimedOut(f"limits.trial_time ({limit:g} s) is over")
 
     def events(self) -> Iterator[Event]:
         if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # what an earlier pack left would be missing to those who share the GPU
             torch.cuda.reset_peak_memory_stats(self.device)
+        self.provenance = machine(self.device)
         self.tick()
         config = config_of(self.order.config)
         data = _data(config.domain, json.dumps(self.order.config["data"]), self.order.cache)
+        if data.hash != self.order.data_hash:
+            raise DataError(f"the data set here (hash {data.hash[:16]}) is not the one that was planned ({self.order.data_hash[:16]})")
         self.learner = Learner(config, self.order.seeds, data, self.device)
-        while not self.learner.done:
-            for key, member, points in zip(self.order.keys, self.learner.members, self.learner.epoch(self.tick), strict=True):
-                if points:
-                    yield self._progress(key, member, points, config)
-        for key, member in zip(self.order.keys, self.learner.members, strict=True):
-            yield self._finished(key, member)
+        while len(self.ended) < len(self.order.keys):
+            for key, member in zip(self.order.keys, self.learner.members, strict=True):
+                if key not in self.ended:
+                    yield from self._advance(key, member, config.train.epochs)
 
-    def _progress(self, key: str, member: Member, points: list[Point], config: TrialConfig) -> Progress:
+    def _advance(self, key: str, member: Member, epochs: int) -> Iterator[Event]:
+        """An epoch of one trial. What it raises ends this trial alone, unless it concerns the whole process."""
+        assert self.learner is not None
+        try:
+            yield self._progress(key, member, self.learner.advance(member, self.tick), epochs)
+            if member.done:
+                yield self._finished(key, member)
+        except Exception as error:
+            if status_of(error)[0] != "failed":
+                raise
+            yield self._failed(key, member, error)
+
+    def _progress(self, key: str, member: Member, points: list[Point], epochs: int) -> Progress:
         self.curves[key] += points
         figures = " ".join(f"{point.split}_{point.metric}={point.value:.5g}" for point in points)
         self.log[key].append(f"epoch {member.epoch} step {member.step} {figures}")
-        return Progress(key, member.epoch, config.train.epochs, points)
+        return Progress(key, member.epoch, epochs, points)
 
     def _finished(self, key: str, member: Member) -> Outcome:
         assert self.learner is not None
@@ -193,7 +213,7 @@ class _Run:
         if self.order.checkpoints == "both":
             checkpoints["last"] = self.learner.last(member, about).to_bytes()
         if member.diverged is None:
-            member.figures |= self.learner.test(member)
+            member.figures |= self.learner.test(member, self.tick)
             return self._outcome(key, "completed", None, member, checkpoints)
         return self._outcome(key, "diverged", member.diverged, member, checkpoints)
 
@@ -216,7 +236,7 @@ class _Run:
             flops=self._flops_or_none(),
             pack_size=size,
             started=self.started,
-            provenance=machine(self.device),
+            provenance=self.provenance,
             curve=self.curves[key],
             log="\n".join(self.log[key]) + "\n",
             checkpoints=checkpoints,
@@ -224,13 +244,16 @@ class _Run:
 
     def broken(self, error: Exception) -> Iterator[Outcome]:
         """Outcomes of the trials that an exception ended. The log holds the traceback of a failure."""
-        status, reason = status_of(error)
         members = self.learner.members if self.learner else [None] * len(self.order.keys)
         for key, member in zip(self.order.keys, members, strict=True):
             if key not in self.ended:
-                if status in ("failed", "out_of_memory"):
-                    self.log[key].append("".join(traceback.format_exception(error)))
-                yield self._outcome(key, status, reason, member, {})
+                yield self._failed(key, member, error)
+
+    def _failed(self, key: str, member: Member | None, error: Exception) -> Outcome:
+        status, reason = status_of(error)
+        if status in ("failed", "out_of_memory"):
+            self.log[key].append("".join(traceback.format_exception(error)))
+        return self._outcome(key, status, reason, member, {})
 
     def _flops_or_none(self) -> int | None:
         config = {part: self.order.config[part] for part in ("domain", "data", "model")}

@@ -121,9 +121,47 @@ def test_a_damaged_part_is_named_and_the_rest_is_kept(ledger: Ledger, damage: st
     path.write_bytes({"truncate": content[:-20], "empty": b"", "flip": b"\0" * 16 + content[16:-16] + b"\0" * 16}[damage])
     assert ledger.statuses() == {"a": "completed"}
     assert ledger.damaged == [str(path)]
+    damaged = path.read_bytes()
     ledger.merge()
-    assert path.exists()
+    assert path.with_name("000002.trials.damaged").read_bytes() == damaged
     assert Ledger(ledger.folder).trials()["key"].to_pylist() == ["a"]
+
+
+def test_damaged_curves_are_put_aside_and_the_trials_stay(ledger: Ledger) -> None:
+    ledger.append([row("a"), row("b")])
+    ledger.merge()
+    path = ledger.folder / "curves.parquet"
+    path.write_bytes(path.read_bytes()[:-30])
+    ledger.append([row("c")])
+    ledger.merge()
+    trials, curves = Ledger(ledger.folder).tables()
+    assert trials["key"].to_pylist() == ["a", "b", "c"]
+    assert curves["key"].to_pylist() == ["c"]
+    assert ledger.damaged == [str(path)]
+    assert path.with_name("curves.parquet.damaged").exists()
+
+
+def test_a_reader_does_not_mind_a_merge_under_it(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger.append([row("a")])
+    ledger.append([row("b")])
+    reader = Ledger(ledger.folder)
+    listed = reader._parts()
+    answers = iter([listed])
+    ledger.merge()
+    monkeypatch.setattr(Ledger, "_parts", lambda self: next(answers, []))
+    assert reader.statuses() == {"a": "completed", "b": "completed"}
+    assert reader.damaged == []
+
+
+@pytest.mark.parametrize("batches", [[["a", "b"]], [["a"], ["b"]], [["b"], ["a"]]])
+def test_a_null_on_an_axis_keeps_its_type(tmp_path: Path, batches: list[list[str]]) -> None:
+    ledger = Ledger(tmp_path)
+    for keys in batches:
+        ledger.append([row(key, {"train.patience": None if key == "a" else 5}) for key in keys])
+    ledger.merge()
+    column = pq.read_table(tmp_path / "trials.parquet")["train.patience"]
+    assert column.type == pa.int64()
+    assert column.to_pylist() == [None, 5]
 
 
 def test_a_damaged_part_does_not_stop_new_rows(ledger: Ledger) -> None:

@@ -250,3 +250,11 @@ def test_packs_of_what_the_ledger_lacks() -> None:
     trials = [trial for trial in plan(sets=("seeds=3",)).trials if trial.seed != 1]
     assert [[trial.seed for trial in pack] for pack in packs(trials, 2)] == [[0, 2]] * 6
     assert packs([], 4) == []
+
+
+def test_axes_that_make_too_many_arms_are_refused_at_once() -> None:
+    values = list(range(1, 31))
+    names = ("n_layers", "d_complex", "kan_hidden", "mlp_expansion", "window", "patch_size")
+    axes = "".join(f"  model.{name}: {values}\n" for name in names)
+    with pytest.raises(UserError, match="729,000,000 arms; at most 100,000"):
+        plan(f"name: x\naxes:\n{axes}")

@@ -88,11 +88,38 @@ def test_failures_in_a_row_stop_the_sweep() -> None:
 
 
 def test_the_other_results_of_a_pack_break_a_row_of_failures() -> None:
-    queue = Queue([pack("a", "b", "c"), pack("d")], Limits(retries=0, stop_after_failures=2))
+    queue = Queue([pack("a", "b", "c"), pack("d"), pack("e")], Limits(retries=0, stop_after_failures=2))
     queue.settle(take(queue), ["failed", "diverged", "failed"])
+    queue.settle(take(queue), ["failed"])
     assert queue.stopped is None
     queue.settle(take(queue), ["failed"])
     assert queue.stopped is not None
+
+
+def test_a_pack_that_fails_is_one_failure() -> None:
+    queue = Queue([pack("a", "b", "c"), pack("d")], Limits(stop_after_failures=2))
+    assert queue.settle(take(queue), ["failed"] * 3) == [True] * 3
+    assert queue.stopped is None
+
+
+def test_trials_that_fail_again_do_not_stop_the_sweep() -> None:
+    """One broken arm, its retries gathered at the end, is no broken machine."""
+    queue = Queue([pack("a"), pack("ok"), pack("b"), pack("fine"), pack("c")], Limits(retries=1, stop_after_failures=2))
+    for status in ("failed", "completed", "failed", "completed", "failed"):
+        queue.settle(take(queue), [status])
+    for _ in range(3):
+        queue.settle(take(queue), ["failed"])
+    assert queue.stopped is None
+    assert queue.finished
+
+
+def test_an_interrupt_counts_also_when_the_queue_has_stopped_before() -> None:
+    queue = Queue([pack("a")], Limits())
+    queue.stop("the time is over")
+    assert not queue.interrupted
+    queue.interrupt("interrupted")
+    assert queue.interrupted
+    assert queue.stopped == "the time is over"
 
 
 def test_a_failure_that_stops_the_sweep_is_reported_and_not_put_off() -> None:

@@ -227,6 +227,87 @@ def test_failures_in_a_row_stop_the_sweep(bench: Bench, broken_norm: Any) -> Non
     assert "failures in a row" in str(result.stopped)
 
 
+def test_a_failure_in_a_pack_ends_its_own_trial_only(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One seed raises in its second epoch: the other seeds of the pack keep their results and whole curves."""
+    from cvkan.orchestrator.learner import Learner
+
+    advance = Learner.advance
+
+    def failing(self: Learner, member: Any, *arguments: Any) -> Any:
+        if member.seed == 1 and member.epoch == 1:
+            raise RuntimeError("boom")
+        return advance(self, member, *arguments)
+
+    monkeypatch.setattr(Learner, "advance", failing)
+    result = bench.run("resources.pack=3", "limits.retries=0", "axes.model.norm=[none]", seeds="3")
+    assert result.counts == {"completed": 2, "failed": 1}
+    assert sorted(bench.rows("seed", "status", "epochs")) == [(0, "completed", 2), (1, "failed", 1), (2, "completed", 2)]
+    trials, curves = bench.ledger.tables()
+    assert sorted(curves["key"].to_pylist().count(key) for key in trials["key"].to_pylist()) == [3, 6, 6]
+
+
+def test_a_pack_has_the_time_of_its_trials_together(bench: Bench) -> None:
+    seconds = max(value for (value,) in (bench.run(seeds="1"), bench.rows("seconds"))[1])
+    other = Bench(bench.folder / "pack", bench.cache)
+    result = other.run("resources.pack=8", f"limits.trial_time={seconds * 6:.1f}s", seeds="8")
+    assert result.counts == {"completed": 16}
+
+
+def test_a_worker_that_dies_after_part_of_a_pack_takes_no_result_back(bench: Bench) -> None:
+    from cvkan.orchestrator.worker import Outcome, train
+
+    class Dying:
+        """Trains packs, and loses its process before the last outcome of the first one is told."""
+
+        device = "cpu"
+
+        def run(self, queue: Any, order: Any, on_event: Any) -> None:
+            first = True
+            while (job := queue.next()) is not None:
+                events = list(train(order(job), lambda: False))
+                for event in events[:-1] if first else events:
+                    on_event(event)
+                for trial in job.pack if first else ():
+                    on_event(Outcome(trial.key, "lost", "worker lost"))
+                first = False
+
+        def close(self) -> None:
+            """Nothing is held."""
+
+    driver = Driver(bench.plan("resources.pack=2"), bench.ledger, Dying, LineView(bench.lines.append), bench.cache)
+    result = driver.run("x")
+    assert result.counts == {"completed": 4}
+    assert sorted(bench.rows("attempts")) == [(1,), (1,), (1,), (2,)]
+
+
+def test_a_trial_that_waits_to_be_tried_again_has_a_row_when_the_sweep_stops(bench: Bench, broken_norm: Any) -> None:
+    broken_norm(RuntimeError("boom"))
+    lines: list[str] = []
+
+    class Interrupting(LineView):
+        def ended(self, trial: Any, outcome: Any, again: bool) -> None:
+            super().ended(trial, outcome, again)
+            if again:
+                signal.raise_signal(signal.SIGINT)
+
+    driver = Driver(bench.plan(), bench.ledger, lambda: LocalBackend("cpu"), Interrupting(lines.append), bench.cache)
+    result = driver.run("x")
+    assert result.counts["failed"] == 1
+    failed = [key for key, status in bench.rows("key", "status") if status == "failed"]
+    assert len(failed) == 1
+    assert "boom" in bench.ledger.log_path(failed[0]).read_text()
+
+
+def test_other_data_than_planned_is_not_trained_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    order = Driver._order
+    monkeypatch.setattr(Driver, "_order", lambda self, job: replace(order(self, job), data_hash="0" * 64))
+    result = bench.run("limits.retries=0", seeds="1")
+    assert result.counts == {"failed": 2}
+    assert all("not the one that was planned" in reason for (reason,) in bench.rows("reason"))
+
+
 def test_a_trial_that_takes_too_long_is_timed_out(bench: Bench) -> None:
     result = bench.run("limits.trial_time=0.5s", "train.epochs=100000", seeds="1")
     assert result.counts == {"timed_out": 2}

@@ -22,9 +22,12 @@ from typing import Any
 
 import optuna
 import psutil
+
+# isort: off
+from cvkan.orchestrator import ray_backend  # before ray: it sets what Ray reads when it is imported
 from ray import tune
 
-from cvkan.orchestrator import ray_backend  # first: it sets what Ray reads when it is imported
+# isort: on
 from cvkan.orchestrator.ledger import Ledger
 from cvkan.orchestrator.load import parse
 from cvkan.orchestrator.plan import make_plan

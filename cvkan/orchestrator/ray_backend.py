@@ -31,7 +31,7 @@ os.environ.update(
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     }
 )
-if (Path.home() / ".ray" / "auth_token").exists():
+if "ray" not in sys.modules and (Path.home() / ".ray" / "auth_token").exists():
     # A cluster started by `ray start` asks for the token that lies here; Ray itself sends it to its own clusters only.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
 

@@ -68,7 +68,7 @@ class TrainSettings(Settings):
     epochs: Annotated[int, Field(ge=0)] = 20
     """Passes over the training part; 0 evaluates the initial weights."""
     batch_size: Count = 128
-    """Examples per update; the last, smaller batch of an epoch is left out."""
+    """Examples per update, at most the whole training part; the last, smaller batch of an epoch is left out."""
     grad_clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 1.0
     """Largest norm of the whole gradient; null turns clipping off."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -163,7 +163,7 @@ class Limits(Settings):
     retries: Annotated[int, Field(ge=0)] = 1
     """How often a trial that failed or was lost is tried again in the same sweep."""
     stop_after_failures: Count = 5
-    """Failures in a row after which nothing more is started: one bad device must not burn the queue."""
+    """Packs that fail in a row, at their first try, after which nothing more is started: one bad device must not burn the queue."""
 
 
 class Resources(Settings):

@@ -21,7 +21,7 @@ each_sweep = pytest.mark.parametrize("path", SWEEPS, ids=[path.stem for path in 
 each_profile = pytest.mark.parametrize("profile", [None, "full"], ids=["default", "full"])
 
 ARMS = {
-    "aggregation": 5, "capacity": 4, "depth_vs_width": 8, "embedding": 6, "image_baselines": 4, "norm_type": 5, "optimizer": 24,
+    "aggregation": 5, "capacity": 4, "depth_vs_width": 8, "embedding": 6, "image_baselines": 5, "norm_type": 5, "optimizer": 24,
     "pooling": 4, "precision": 6,
 }  # fmt: skip
 SMALL = ("train.epochs=1", "train.batch_size=64", "data.n_train=128", "data.n_validation=40", "data.n_test=40", "checkpoints=none")

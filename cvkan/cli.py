@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import shlex
 import sys
 from enum import StrEnum
@@ -14,11 +16,12 @@ from cvkan import __version__
 from cvkan.errors import Problem, UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from cvkan.orchestrator.plan import Plan
     from cvkan.orchestrator.run import Backend, Result, View
     from cvkan.orchestrator.sweep import SweepSpec
+    from cvkan.report.summary import SweepSummary
 
 app = typer.Typer(
     name="cvkan",
@@ -62,6 +65,20 @@ def main() -> None:
         for line in str(error).splitlines():
             typer.secho(line, err=True, fg=typer.colors.RED)
         sys.exit(EXIT_USER)
+    except BrokenPipeError:
+        sys.exit(EXIT_FAILED)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:  # not the output: a mistake of ours, to be seen whole
+            raise
+        with contextlib.suppress(OSError):
+            typer.secho(f"the output cannot be written: {error.strerror}", err=True, fg=typer.colors.RED)
+        sys.exit(EXIT_FAILED)
+
+
+def _say(line: str) -> None:
+    """Prints what a sweep tells on its way; training does not end because nobody listens."""
+    with contextlib.suppress(OSError):
+        typer.echo(line)
 
 
 def _version(asked: bool) -> None:
@@ -134,7 +151,7 @@ def _sweep_view() -> View:
     from cvkan.report.live import LineView, LiveView
 
     console = Console()
-    return LiveView(console) if console.is_terminal else LineView(typer.echo)
+    return LiveView(console) if console.is_terminal else LineView(_say)
 
 
 def _connect(spec: SweepSpec, local: bool, address: str | None, workers: int | None, dashboard: bool) -> Callable[[], Backend]:
@@ -146,10 +163,10 @@ def _connect(spec: SweepSpec, local: bool, address: str | None, workers: int | N
             return LocalBackend(local_device(asked.gpus))
         from cvkan.orchestrator.ray_backend import RayBackend
 
-        typer.echo("starting Ray ..." if address is None else f"joining the Ray cluster at {address} ...")
+        _say("starting Ray ..." if address is None else f"joining the Ray cluster at {address} ...")
         backend = RayBackend(spec.folder, asked.cpus, asked.gpus, address, workers, dashboard)
         if backend.dashboard_url:
-            typer.echo(f"Ray dashboard: {backend.dashboard_url}")
+            _say(f"Ray dashboard: {backend.dashboard_url}")
         return backend
 
     return connect
@@ -171,12 +188,12 @@ def _drive(plan: Plan, results: Path, cache: Path | None, connect: Callable[[], 
 
 def _say_result(plan: Plan, results: Path, result: Result) -> None:
     if result.held == len(plan.trials):
-        typer.echo(f"{plan.spec.folder}: all {result.held} trials are in the ledger; nothing to train")
+        _say(f"{plan.spec.folder}: all {result.held} trials are in the ledger; nothing to train")
     if result.stopped:
         typer.secho(f"stopped early: {result.stopped}; {result.left} trials were not started", err=True, fg=typer.colors.YELLOW)
     if result.failures:
         typer.secho(f"{result.failures} trials failed; `cvkan sweep` again tries them once more", err=True, fg=typer.colors.RED)
-    typer.echo(f"read the answer with: cvkan report {shlex.quote(str(results / plan.spec.folder))}")
+    _say(f"read the answer with: cvkan report {shlex.quote(str(results / plan.spec.folder))}")
 
 
 def _exit_code(result: Result) -> int:
@@ -223,13 +240,13 @@ def train(
 
     from cvkan.orchestrator import load
     from cvkan.orchestrator.load import Node
-    from cvkan.orchestrator.sweep import sweep_from
+    from cvkan.orchestrator.sweep import TRAIN, sweep_from
     from cvkan.report.live import EpochView
 
     source = str(file or "the defaults")
     tree = load.read(file) if file else Node({}, source)
     if isinstance(tree.value, dict):  # anything else is refused below, with its place
-        tree = load.put(tree, ("name",), Node("train", source))
+        tree = load.put(tree, ("name",), Node(TRAIN, source))
     spec = sweep_from(tree, source, profile, _all_sets(sets, data), f"{seed},", one_trial=True)
     made = _planned(spec, _cache(cache))
     result = _drive(made, results, cache, _connect(spec, True, None, None, False), EpochView(Console()))
@@ -247,19 +264,33 @@ def report(
     show_all: Annotated[bool, typer.Option("--all", help="Show every arm of large sweeps.")] = False,
 ) -> None:
     """Show what the ledgers say: failures first, the best arm, claims, means with 95% intervals over seeds."""
-    from rich.console import Console
-
     from cvkan.orchestrator.ledger import find
     from cvkan.report.summary import summarise
+
+    summaries, problems = [], []
+    for ledger in find(folder):
+        try:
+            trials, curves = ledger.tables()
+            summaries.append(summarise(trials, curves, ledger.read_plan(), metric))
+        except UserError as error:
+            problems += error.problems  # the other sweeps are reported all the same
+            continue
+        for path in ledger.damaged:
+            typer.secho(f"{path}: is damaged; its rows are missing here", err=True, fg=typer.colors.YELLOW)
+    if problems and not summaries:
+        raise UserError(problems)
+    _write_report(summaries, format, output, show_all)
+    for problem in problems:
+        typer.secho(f"left out: {problem}", err=True, fg=typer.colors.RED)
+    raise typer.Exit(EXIT_FAILED if problems else 0)
+
+
+def _write_report(summaries: Sequence[SweepSummary], format: Format, output: Path | None, show_all: bool) -> None:
+    from rich.console import Console
+
     from cvkan.report.terminal import render_terminal
     from cvkan.report.text import render_csv, render_json, render_markdown
 
-    summaries = []
-    for ledger in find(folder):
-        trials, curves = ledger.tables()
-        summaries.append(summarise(trials, curves, ledger.read_plan(), metric))
-        for path in ledger.damaged:
-            typer.secho(f"{path}: is damaged; its rows are missing here", err=True, fg=typer.colors.YELLOW)
     if format is Format.terminal and output is None:
         Console().print(render_terminal(summaries, show_all=show_all))
         return
@@ -318,14 +349,12 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The data set, such as
 
 def _data_config(name: str, domain: str, sets: list[str]) -> tuple[str, object]:
     from cvkan.orchestrator.load import Node
-    from cvkan.orchestrator.spec import config_from
-    from cvkan.orchestrator.sweep import sweep_from
+    from cvkan.orchestrator.spec import data_from
+    from cvkan.orchestrator.sweep import with_sets
 
     where = "the command line"
     chosen = {"domain": Node(domain, where), "data": Node({"name": Node(name, where)}, where)}
-    tree = Node({"name": Node("data", where), "trial": Node(chosen, where)}, where)
-    config = config_from(sweep_from(tree, where, None, sets, None).trial)
-    return config.domain, config.data
+    return data_from(with_sets(Node(chosen, where), sets))
 
 
 @data_app.command("prepare")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import typer
+from PIL import Image
 
 from cvkan import __version__, cli
 from cvkan.orchestrator.ledger import Ledger
@@ -311,3 +315,62 @@ def test_data_that_is_not_there(run: Run) -> None:
     done = run("data", "check", "digit")
     assert done.code == 2
     assert "did you mean digits?" in done.err
+
+
+@pytest.mark.parametrize("plan", ["{bad", "{}", '{"schema": 1}', None])
+def test_one_broken_folder_does_not_hide_the_others(trained: Run, plan: str | None) -> None:
+    broken = Path("results/broken")
+    shutil.copytree("results/tiny", broken)
+    (broken / "plan.json").unlink()
+    if plan is not None:
+        (broken / "plan.json").write_text(plan)
+    done = trained("report")
+    assert done.code == 1
+    assert "Is two more than one?" in done.out
+    assert "broken" in done.err
+    assert trained("report", "results/broken").code == 2
+
+
+def test_a_row_of_an_unknown_status_is_no_traceback(trained: Run) -> None:
+    path = Path("results/tiny/trials.parquet")
+    table = pq.read_table(path)
+    place = table.column_names.index("status")
+    pq.write_table(table.set_column(place, "status", pa.array(["paused"] * len(table))), path)
+    done = trained("report")
+    assert done.code == 2
+    assert "status" in done.err
+
+
+def test_data_is_checked_without_a_model(run: Run) -> None:
+    """Images of an odd size fit no default model, and are data all the same."""
+    for name, colour in (("cat", 10), ("dog", 200)):
+        Path("pictures", name).mkdir(parents=True)
+        for number in range(20):
+            Image.new("RGB", (15, 15), (colour, number, 0)).save(Path("pictures", name, f"{number}.png"))
+    sets = ("--set", "data.path=pictures", "--set", "data.image_size=15")
+    assert run("data", "prepare", "folder", *sets).code == 0
+    assert run("data", "check", "folder", *sets).code == 0
+    assert "did you mean" in run("data", "check", "folder", "--set", "data.image_sise=15").err
+
+
+def test_nobody_listening_does_not_end_a_sweep(run: Run, cache_dir: Path) -> None:
+    """A pipe that closes costs the lines and nothing else."""
+    words = [str(Path(sys.executable).with_name("cvkan")), "sweep", "tiny.yaml", "--local", "--cache", str(cache_dir), "--results"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*words, "closed"], stdout=writer, stderr=subprocess.PIPE, timeout=120, check=False)
+    os.close(writer)
+    assert b"Traceback" not in done.stderr
+    assert set(Ledger(Path("closed/tiny")).statuses().values()) == {"completed"}
+    assert Path("closed/tiny/trials.parquet").exists()
+
+
+def test_the_name_of_single_trials_is_taken(run: Run) -> None:
+    done = run("plan", "tiny.yaml", "--set", "name=train")
+    assert done.code == 2
+    assert "choose another name" in done.err
+
+
+def test_labels_are_written_as_yaml_writes_them(run: Run) -> None:
+    done = run("plan", "tiny.yaml", "--set", "claims=[]", "--set", "axes.train.grad_clip=[null, 0.5]")
+    assert "grad_clip=null" in done.out

@@ -57,6 +57,8 @@ def _divide(indices: Indices, labels: NDArray[np.int64], first: int, seed: int, 
         left, right = train_test_split(indices, train_size=first, test_size=len(indices) - first, random_state=seed, stratify=stratify)
     except ValueError as error:
         classes, counts = np.unique(stratify, return_counts=True)
-        cause = f"the smallest of {len(classes)} classes has {counts.min()}, and both parts need at least one of each class"
+        smallest = min(first, len(indices) - first)
+        cause = f"both parts need at least one of each of the {len(classes)} classes"
+        cause += f"; one part has {smallest} examples" if smallest < len(classes) else f", and the smallest class has {counts.min()}"
         raise DataError(Problem("", setting, f"cannot {aim}: {cause}")) from error
     return left, right

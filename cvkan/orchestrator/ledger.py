@@ -34,6 +34,9 @@ SCHEMA_VERSION = 1
 MERGE_PARTS = 200
 """Parts after which they are merged in the middle of a sweep, so that a folder never holds thousands of files."""
 
+PLAN = ("name", "question", "metric", "axes", "seeds", "claims", "arms", "dropped", "trials")
+"""What plan.json must hold."""
+
 READ_AGAIN = 5
 """How often a reader starts anew when files vanish under it."""
 
@@ -122,6 +125,9 @@ class Ledger:
         if not isinstance(plan, dict) or not isinstance(plan.get("schema"), int):
             raise UserError(Problem(str(path), "", "is not a plan"))
         _check_version(plan["schema"], path)
+        missing = [name for name in PLAN if name not in plan]
+        if missing:
+            raise UserError(Problem(str(path), "", f"is no whole plan ({', '.join(missing)} missing); run its sweep again"))
         return plan
 
     def write_files(self, key: str, log: str | None, checkpoints: Mapping[str, bytes]) -> None:
@@ -233,10 +239,13 @@ def _settled(read: Callable[[], Result]) -> Result:
 def find(results: Path) -> list[Ledger]:
     """The sweeps under a results folder, or the one sweep whose own folder it is. UserError if there are none."""
     if not results.is_dir():
-        raise UserError(Problem(str(results), "", "no such folder; `cvkan sweep` writes one"))
+        text = "is a file; name the folder of the results" if results.exists() else "no such folder; `cvkan sweep` writes one"
+        raise UserError(Problem(str(results), "", text))
     if (results / "plan.json").exists():
         return [Ledger(results)]
-    found = [Ledger(path.parent) for path in sorted(results.glob("*/plan.json"))]
+    if (results / "trials.parquet").exists():
+        raise UserError(Problem(str(results), "", "has trials.parquet but no plan.json; run its sweep again to write it"))
+    found = [Ledger(path) for path in sorted(results.glob("*")) if any((path / name).exists() for name in ("plan.json", "trials.parquet"))]
     if not found:
         raise UserError(Problem(str(results), "", "holds no results yet; run `cvkan sweep sweeps/depth_vs_width.yaml` first"))
     return found

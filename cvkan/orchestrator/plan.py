@@ -85,7 +85,8 @@ def label_of(values: dict[str, Scalar]) -> str:
     """ "n_layers=2 interaction=broadcast": the last word of each axis, or the whole path where that word is not unique."""
     last = [path.rsplit(".", 1)[-1] for path in values]
     words = [word if last.count(word) == 1 else path for path, word in zip(values, last, strict=True)]
-    return " ".join(f"{word}={value}" for word, value in zip(words, values.values(), strict=True)) or "defaults"
+    shown = [value if isinstance(value, str) else json.dumps(value) for value in values.values()]
+    return " ".join(f"{word}={value}" for word, value in zip(words, shown, strict=True)) or "defaults"
 
 
 def trial_key(config: TrialConfig, data_hash: str, seed: int) -> str:

@@ -372,6 +372,19 @@ def config_from(tree: Node) -> TrialConfig:
     return config
 
 
+def data_from(tree: Node) -> tuple[str, Any]:
+    """Domain and data settings of a trial's tree, whatever else stands in it. UserError with all Problems found."""
+    problems: list[Problem] = []
+    domain = tree.plain().get("domain", "image")
+    if not _known(domain, DOMAINS, tree.where_of(("domain",)), "domain", problems):
+        raise UserError(problems)
+    sets = DOMAINS[domain].DATA_SETS
+    _, data = _named(tree, "data", sets, next(iter(sets)), lambda entry: entry.Settings, problems)
+    if problems:
+        raise UserError(problems)
+    return domain, data
+
+
 def _misfits(config: TrialConfig, model_name: str, tree: Node) -> list[Problem]:
     """Settings that are right by themselves and cannot go together."""
     model = MODELS[model_name]

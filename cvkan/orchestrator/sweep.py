@@ -88,6 +88,8 @@ def sweep_from(
     children = tree.value if isinstance(tree.value, dict) else {}
     sweep = validate(Sweep, tree, "", problems)
     _check_name(children.get("name"), problems)
+    if sweep is not None and sweep.name == TRAIN and not one_trial:
+        problems.append(Problem(tree.where_of(("name",)), "name", f"{TRAIN!r} is the folder of `cvkan train`; choose another name"))
     trial = children.get("trial", Node({}, tree.where))
     problems.extend(section_problems(trial) if isinstance(trial.value, dict) else [])
     axes = _axes(children.get("axes"), problems)
@@ -116,6 +118,9 @@ def sweep_from(
         checkpoints=sweep.checkpoints,
     )
 
+
+TRAIN = "train"
+"""Name of the sweeps of one trial that `cvkan train` makes."""
 
 MAX_ARMS = 100_000
 """Points of the axes; more would be planned for hours, and never trained."""
@@ -167,6 +172,18 @@ def _check_name(node: Node | None, problems: list[Problem]) -> None:
     if node is not None and isinstance(node.value, str) and not NAME.fullmatch(node.value):
         text = f"{shown(node.value)} cannot name a folder; use letters, digits, - and _, at most 64"
         problems.append(Problem(node.where, "name", text))
+
+
+def with_sets(trial: Node, sets: Sequence[str]) -> Node:
+    """A trial's tree with `--set` texts laid upon it. UserError with all Problems found."""
+    problems: list[Problem] = []
+    tree = Node({"trial": trial}, trial.where)
+    for text in sets:
+        tree = _with_set(tree, text, problems)
+    if problems:
+        raise UserError(problems)
+    children = tree.value if isinstance(tree.value, dict) else {}
+    return children["trial"]
 
 
 def _single(tree: Node) -> Node:

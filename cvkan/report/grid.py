@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from cvkan.errors import Problem, UserError
 from cvkan.orchestrator.ledger import STATUSES
 from cvkan.orchestrator.stats import Floats
 
@@ -68,7 +69,8 @@ def make_grid(trials: pa.Table, plan: Mapping[str, Any], seeds: Sequence[int]) -
     place = pc.index_in(planned, value_set=trials["key"].combine_chunks())
     rows = trials.take(place)
     status = pc.index_in(pc.fill_null(rows["status"], MISSING), value_set=pa.array(FLAGS))
-    assert status.null_count == 0, "a status that the ledger does not know"
+    if status.null_count:
+        raise UserError(Problem(plan["name"], "status", "a row has a status that this cvkan does not know; use the version that wrote it"))
     arm_place = {arm["arm"]: place for place, arm in enumerate(plan["arms"])}
     seed_place = {seed: place for place, seed in enumerate(seeds)}
     arm = np.array([arm_place[trial["arm"]] for trial in plan["trials"]], dtype=np.int64)

@@ -87,7 +87,7 @@ def test_subsets_of_validation_and_test(cache_dir: Path) -> None:
         ({"n_train": 2000}, "data.n_train: 2000 asked, but the train part has 1294"),
         ({"n_validation": 145}, "data.n_validation: 145 asked, but the validation part has 144"),
         ({"n_test": 360}, "data.n_test: 360 asked, but the test part has 359"),
-        ({"n_train": 5}, "data.n_train: cannot take 5 of 1294"),
+        ({"n_train": 5}, "data.n_train: cannot take 5 of 1294 examples: .* the 10 classes; one part has 5 examples"),
         ({"validation": 0.001}, "data.validation: cannot hold out 1 of 1438"),
     ],
 )

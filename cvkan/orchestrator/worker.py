@@ -104,8 +104,9 @@ def status_of(error: BaseException) -> tuple[str, str]:
 @lru_cache(maxsize=4)
 def _data(domain: str, data: str, cache: str) -> Data:
     """A decoded data set; kept, so that a warm worker opens it once."""
-    config = config_of({"domain": domain, "data": json.loads(data)})
-    return DOMAINS[domain].load(config.data, Path(cache))
+    values = json.loads(data)
+    settings = DOMAINS[domain].DATA_SETS[values["name"]].Settings.model_validate(values)
+    return DOMAINS[domain].load(settings, Path(cache))
 
 
 @lru_cache(maxsize=64)

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 
 from cvkan.errors import UserError
 from cvkan.models import MODELS
@@ -296,6 +297,18 @@ def test_a_trial_that_waits_to_be_tried_again_has_a_row_when_the_sweep_stops(ben
     failed = [key for key, status in bench.rows("key", "status") if status == "failed"]
     assert len(failed) == 1
     assert "boom" in bench.ledger.log_path(failed[0]).read_text()
+
+
+def test_images_that_the_default_model_could_not_take(bench: Bench) -> None:
+    """A worker opens the data of its own trial; the default model's patches do not divide 15 pixels."""
+    for name, colour in (("cat", 10), ("dog", 200)):
+        (bench.folder / "pictures" / name).mkdir(parents=True)
+        for number in range(20):
+            Image.new("RGB", (15, 15), (colour, number, 0)).save(bench.folder / "pictures" / name / f"{number}.png")
+    data = f"data={{name: folder, path: '{bench.folder / 'pictures'}', image_size: 15}}"
+    text = SWEEP.replace("  data: {name: digits, n_train: 200, n_test: 60}\n", "").replace("batch_size: 64", "batch_size: 8")
+    result = bench.run(data, "model.patch_size=5", "model.embedding=linear", text=text, seeds="1")
+    assert result.counts == {"completed": 2}
 
 
 def test_other_data_than_planned_is_not_trained_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

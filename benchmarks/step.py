@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cvkan.domains.task import Task
-from cvkan.models.cv_kan import CVKAN, CVKANSettings, PolarizingBlock
+from cvkan.models.blocks import PolarizingBlock
+from cvkan.models.cv_kan import CVKAN, CVKANSettings
 from cvkan.models.embeddings import SinusoidalPositions
 from cvkan.models.output import Pair
 from cvkan.models.pairs import EPS
@@ -79,7 +80,7 @@ def complex_embed(model: CVKAN, x: Tensor) -> Tensor:
     place = model.place
     assert isinstance(place, SinusoidalPositions)
     rotation = torch.complex(place.cos, place.sin)
-    return torch.complex(model.embed_re(x).float(), model.embed_im(x).float()) * rotation
+    return torch.complex(*(part.float() for part in model.tokens(x))) * rotation
 
 
 def settings_of(interaction: str, options: argparse.Namespace) -> CVKANSettings:

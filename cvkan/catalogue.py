@@ -43,7 +43,10 @@ def _sweeps(folder: Path) -> list[Entry]:
 
 def _registered(kind: str) -> list[Entry]:
     from cvkan.domains import DOMAINS
+    from cvkan.reference import about
 
+    if kind == "domains":
+        return [Entry(kind, name, about(domain)) for name, domain in DOMAINS.items()]
     if kind == "data":
         return [
             Entry(kind, f"{domain}: {name}", _first_line(entry.Settings))

@@ -54,7 +54,7 @@ class Format(StrEnum):
     json = "json"
 
 
-KINDS = ("sweeps", "models", "data", "norms", "poolings", "aggregations", "embeddings", "positions", "optimizers", "schedules")
+KINDS = ("sweeps", "domains", "models", "data", "norms", "poolings", "aggregations", "embeddings", "positions", "optimizers", "schedules")
 
 
 def main() -> None:
@@ -343,16 +343,62 @@ def doctor(
     raise typer.Exit(0 if all(check.well for check in checks) else EXIT_FAILED)
 
 
-Domain = Annotated[str, typer.Option("--domain", help="The domain of the data set.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The data set, such as digits or cifar10.")]
+@app.command()
+def generate(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="A trial's key or its beginning, its folder of checkpoints, or a sweep's folder (its best trial)."
+        ),
+    ],
+    prompt: Annotated[str, typer.Option("--prompt", help="The text to continue; a line's end if left out.")] = "",
+    length: Annotated[int, typer.Option("--length", min=1, help="Bytes to write.")] = 500,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0, max=100, help="0 takes the likeliest byte; 1 draws as learned.")
+    ] = 1.0,
+    top_k: Annotated[int | None, typer.Option("--top-k", min=1, help="Draw from the likeliest so many bytes only.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws: the same one writes the same text.")] = 0,
+    results: Results = Path("results"),
+    cache: Cache = None,
+) -> None:
+    """Continue a text with the best weights of a trial of the domain charlm. Notes go to the standard error output."""
+    from cvkan.domains import DOMAINS
+    from cvkan.errors import DataError
+    from cvkan.generate import continued, find_run, load_run, picker, prompt_notes, shown, unseen
+    from cvkan.models.protocol import Streaming
+
+    found = find_run(run, results)
+    trained = load_run(found)
+    text = prompt.encode("utf-8", "surrogateescape")
+    notes = [*([found.note] if found.note else []), *prompt_notes(text, trained.task, isinstance(trained.model, Streaming))]
+    if text and _cache(cache).is_dir():
+        with contextlib.suppress(DataError):  # a run can be read from without its data
+            data = DOMAINS[trained.config.domain].load(trained.config.data, _cache(cache))
+            notes += [f"the training part has no byte {byte}" for byte in unseen(text, data.train.x)]
+    for note in notes:
+        typer.secho(note, err=True, fg=typer.colors.YELLOW)
+    written = continued(trained.model, text, trained.task.length, length, picker(temperature, top_k, seed))
+    typer.echo(shown(text + written))
 
 
-def _data_config(name: str, domain: str, sets: list[str]) -> tuple[str, object]:
+Domain = Annotated[str | None, typer.Option("--domain", help="The domain of the data set, where several have one of that name.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The data set, such as digits or cifar10; cvkan list data names them.")]
+
+
+def _data_config(name: str, domain: str | None, sets: list[str]) -> tuple[str, object]:
+    from cvkan.domains import DOMAINS
     from cvkan.orchestrator.load import Node
     from cvkan.orchestrator.spec import data_from
     from cvkan.orchestrator.sweep import with_sets
 
     where = "the command line"
+    having = [each for each, module in DOMAINS.items() if name in module.DATA_SETS]
+    if domain is None and not having:
+        names = [each for module in DOMAINS.values() for each in module.DATA_SETS]
+        raise UserError(Problem(where, "data.name", f"{name!r} is unknown; {did_you_mean(name, names)}"))
+    if domain is None and len(having) > 1:
+        raise UserError(Problem(where, "data.name", f"{name!r} is a data set of {' and '.join(having)}; say which with --domain"))
+    domain = domain or having[0]
     chosen = {"domain": Node(domain, where), "data": Node({"name": Node(name, where)}, where)}
     return data_from(with_sets(Node(chosen, where), sets))
 
@@ -360,7 +406,7 @@ def _data_config(name: str, domain: str, sets: list[str]) -> tuple[str, object]:
 @data_app.command("prepare")
 def data_prepare(
     name: Name,
-    domain: Domain = "image",
+    domain: Domain = None,
     data: DataRoot = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not there.")] = False,
     sets: Sets = None,
@@ -376,7 +422,7 @@ def data_prepare(
 
 
 @data_app.command("check")
-def data_check(name: Name, domain: Domain = "image", data: DataRoot = None, sets: Sets = None, cache: Cache = None) -> None:
+def data_check(name: Name, domain: Domain = None, data: DataRoot = None, sets: Sets = None, cache: Cache = None) -> None:
     """Read a decoded data set again, compare it with its checksum, and tell its sizes."""
     from cvkan.domains import DOMAINS
 

@@ -98,7 +98,9 @@ class SGD(OptimizerSettings):
 
     name: Literal["sgd"] = "sgd"
     lr: Positive = 1e-2
+    """Learning rate at its height."""
     momentum: Decay = 0.9
+    """Share of the last update that is kept."""
     nesterov: bool = False
     """Look-ahead momentum; needs momentum above 0."""
 
@@ -124,7 +126,9 @@ class Adam(OptimizerSettings):
 
     name: Literal["adam"] = "adam"
     betas: Betas = (0.9, 0.999)
+    """Smoothing of the gradient and of its square."""
     eps: Positive = 1e-8
+    """Added to the denominator."""
 
     def build(self, parameters: Iterable[Parameter]) -> Optimizer:
         return torch.optim.Adam(parameters, self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=True)
@@ -135,8 +139,11 @@ class AdamW(OptimizerSettings):
 
     name: Literal["adamw"] = "adamw"
     weight_decay: NonNegative = 0.01
+    """Decay of the weights per step, apart from the gradient."""
     betas: Betas = (0.9, 0.999)
+    """Smoothing of the gradient and of its square."""
     eps: Positive = 1e-8
+    """Added to the denominator."""
 
     def build(self, parameters: Iterable[Parameter]) -> Optimizer:
         return torch.optim.AdamW(parameters, self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=True)
@@ -149,7 +156,9 @@ class RMSprop(OptimizerSettings):
     alpha: Decay = 0.99
     """Smoothing of the squared gradient."""
     momentum: Decay = 0.0
+    """Share of the last update that is kept."""
     eps: Positive = 1e-8
+    """Added to the denominator."""
 
     def build(self, parameters: Iterable[Parameter]) -> Optimizer:
         return torch.optim.RMSprop(
@@ -162,7 +171,9 @@ class Lion(OptimizerSettings):
 
     name: Literal["lion"] = "lion"
     lr: Positive = 3e-4
+    """Learning rate at its height."""
     betas: Betas = (0.9, 0.99)
+    """Weights of the momentum in the update and in its own average."""
 
     def build(self, parameters: Iterable[Parameter]) -> Optimizer:
         # Imported here: the library takes a second to import, and most trials do not use it.
@@ -176,7 +187,9 @@ class Adopt(OptimizerSettings):
 
     name: Literal["adopt"] = "adopt"
     betas: Betas = (0.9, 0.9999)
+    """Smoothing of the gradient and of its square."""
     eps: Positive = 1e-6
+    """Added to the denominator."""
 
     def build(self, parameters: Iterable[Parameter]) -> Optimizer:
         from pytorch_optimizer.optimizer.adopt import ADOPT

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from cvkan.errors import did_you_mean
 
@@ -35,13 +35,20 @@ class Settings(BaseModel):
         return values
 
 
-def one_of(registry: Iterable[str]) -> AfterValidator:
+class one_of:
     """Validates a string against the names of a registry: `norm: Annotated[str, one_of(NORMS)] = "none"`."""
 
-    def check(value: str) -> str:
-        names = list(registry)
+    def __init__(self, registry: Iterable[str]) -> None:
+        self.registry = registry
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "enum": list(self.registry)}
+
+    def _check(self, value: str) -> str:
+        names = list(self.registry)
         if value not in names:
             raise PydanticCustomError("unknown_name", "{text}", {"text": f"{value!r} is unknown; {did_you_mean(value, names)}"})
         return value
-
-    return AfterValidator(check)

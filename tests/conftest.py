@@ -20,6 +20,11 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--accept-golden", action="store_true", default=False, help="write the golden files, and docs/settings.md, anew")
+
+
 SAMPLE_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -62,4 +67,16 @@ def cifar10_root() -> Path:
     root = platformdirs.user_cache_path("cvkan-tests", ensure_exists=True)
     with FileLock(root / "cifar10.lock"):
         subprocess.run([sys.executable, str(SAMPLE_DATA / "unpack.py"), str(root), "cifar10"], check=True, stdout=subprocess.DEVNULL)
+    return root
+
+
+@pytest.fixture(scope="session")
+def sample_root() -> Path:
+    """A folder that holds real text, series and speech in the layout of the loaders, unpacked once a machine."""
+    if not (SAMPLE_DATA / "unpack.py").exists():
+        pytest.skip(f"the sample data is not at {SAMPLE_DATA}: real text, series and speech are NOT tested")
+    root = platformdirs.user_cache_path("cvkan-tests", ensure_exists=True)
+    with FileLock(root / "sample.lock"):
+        command = [sys.executable, str(SAMPLE_DATA / "unpack.py"), str(root), "text", "speech"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return root

@@ -97,6 +97,7 @@ def test_commands_and_options() -> None:
         "cvkan report": sorted(["--all", "--format", "-f", "--metric", "-m", "--output", "-o", "folder"]),
         "cvkan list": ["--sweeps", "kind"],
         "cvkan doctor": ["--cache", "--data", "--results", "-r"],
+        "cvkan generate": ["--cache", "--length", "--prompt", "--results", "--seed", "--temperature", "--top-k", "-r", "run"],
         "cvkan data": [],
         "cvkan data prepare": sorted([*data, "--download"]),
         "cvkan data check": data,
@@ -107,7 +108,7 @@ def test_help_needs_no_heavy_library() -> None:
     text = """
 import sys
 from cvkan import cli
-for words in ([], ["sweep"], ["plan"], ["train"], ["report"], ["list"], ["doctor"], ["data"], ["data", "prepare"]):
+for words in ([], ["sweep"], ["plan"], ["train"], ["report"], ["list"], ["doctor"], ["generate"], ["data"], ["data", "prepare"]):
     sys.argv = ["cvkan", *words, "--help"]
     try:
         cli.main()
@@ -348,9 +349,10 @@ def test_data_is_checked_without_a_model(run: Run) -> None:
         for number in range(20):
             Image.new("RGB", (15, 15), (colour, number, 0)).save(Path("pictures", name, f"{number}.png"))
     sets = ("--set", "data.path=pictures", "--set", "data.image_size=15")
-    assert run("data", "prepare", "folder", *sets).code == 0
-    assert run("data", "check", "folder", *sets).code == 0
-    assert "did you mean" in run("data", "check", "folder", "--set", "data.image_sise=15").err
+    assert run("data", "prepare", "folder", "--domain", "image", *sets).code == 0
+    assert run("data", "check", "folder", "--domain", "image", *sets).code == 0
+    assert "did you mean" in run("data", "check", "folder", "--domain", "image", "--set", "data.image_sise=15").err
+    assert "say which with --domain" in run("data", "check", "folder").err
 
 
 def test_nobody_listening_does_not_end_a_sweep(run: Run, cache_dir: Path) -> None:

@@ -90,13 +90,18 @@ def signature(folder: Path, names: Iterable[str]) -> dict[str, Any]:
     return {"folder": str(folder.resolve()), "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]}
 
 
+def place(cache: Path, name: str, identity: Mapping[str, Any]) -> Path:
+    """The folder in which `ensure` puts the entry for `identity`."""
+    canonical = json.dumps({"format": FORMAT, **identity}, sort_keys=True)
+    return cache / f"{name}-{hashlib.sha256(canonical.encode()).hexdigest()[:16]}"
+
+
 def ensure(cache: Path, name: str, identity: Mapping[str, Any], fill: Callable[[Writer], dict[str, Any]]) -> Entry:
     """The entry for `identity` (plain JSON values); `fill` writes its arrays and returns `about` where there is none or a damaged one.
 
     Raises DataError where the cache cannot be written (not writable, disk full): nothing half-written is left. What `fill` raises passes.
     """
-    canonical = json.dumps({"format": FORMAT, **identity}, sort_keys=True)
-    folder = cache / f"{name}-{hashlib.sha256(canonical.encode()).hexdigest()[:16]}"
+    folder = place(cache, name, identity)
     entry = opened(folder)
     if entry:
         return entry

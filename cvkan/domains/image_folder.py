@@ -39,6 +39,7 @@ class FolderSettings(WithoutTestPart):
     image_size: int = Field(default=32, ge=1, le=4096)
     """Height and width in pixels; images are scaled, and cut to a square about their centre."""
     grayscale: bool = False
+    """One channel instead of three."""
 
     def folder(self) -> Path:
         """`path` with a leading ~ replaced by the home folder."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cvkan.models.embeddings import Grid
 from cvkan.models.output import Pair
 from cvkan.models.pairs import (
     magnitude,
@@ -25,9 +26,6 @@ from cvkan.models.pairs import (
     weighted_sum,
     widened,
 )
-
-Grid = tuple[int, int]
-"""Rows and columns of the token grid, tokens in row-major order."""
 
 
 class MeanAggregation(nn.Module):
@@ -103,9 +101,10 @@ class LocalWindowAggregation(nn.Module):
 
     def __init__(self, d: int, grid: Grid, window: int) -> None:
         super().__init__()
-        self.grid = grid
-        self.register_buffer("rows", reflect_average(grid[0], window), persistent=False)
-        self.register_buffer("columns", reflect_average(grid[1], window), persistent=False)
+        # A sequence is a grid of one row, which is its own average.
+        self.grid = (1, *grid)[-2:]
+        self.register_buffer("rows", reflect_average(self.grid[0], 1 if len(grid) == 1 else window), persistent=False)
+        self.register_buffer("columns", reflect_average(self.grid[1], window), persistent=False)
 
     def _average(self, x: Tensor) -> Tensor:
         height, width = self.grid

@@ -1,22 +1,29 @@
-"""From images to tokens, and what tells tokens where they stand.
+"""From a task's input to tokens, and what tells tokens where they stand.
 
-Symbols: x (B, C, H, W) images, s patch size, h = H/s and w = W/s the token grid, T = h w tokens in row-major order,
-d channels of a token, theta (T, d) angles.
+Symbols: x (B, ...) model inputs as `Task.input` says, T tokens, d channels of a token, theta (T, d) angles; for images
+(B, C, H, W): s patch size, h = H/s and w = W/s the token grid, T = h w tokens in row-major order.
 Sources: `linear`: Dosovitskiy et al. 2021 (ViT patches); `conv`: DeepPatchEmbedding of the image log; `sinusoidal`:
 Vaswani et al. 2017, in two dimensions by halves of the channels, applied as a rotation e^(i theta) to complex tokens.
-An embedding is a module (B, C, H, W) -> (B, T, d) built from (C, d, s). It is real; a complex model has one for re
-and one for im, so both kinds of model share it.
+An image embedding is a module (B, C, H, W) -> (B, T, d) built from (C, d, s). It is real; a complex model has one for re
+and one for im, so both kinds of model share it. Other inputs have one embedding each: steps of a series and complex
+frames a linear map, token ids a table.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from cvkan.domains.task import Task
 from cvkan.models.output import Pair
-from cvkan.models.pairs import multiply, rotate
+from cvkan.models.pairs import multiply, rotate, widened
+
+Grid = tuple[int, ...]
+"""Rows and columns of an image's tokens, or the number of tokens of the longest sequence."""
 
 BASE = 10_000.0
 """Longest period of the sinusoidal positions, over 2 pi, in tokens."""
@@ -72,36 +79,98 @@ EMBEDDINGS: dict[str, Callable[[int, int, int], nn.Module]] = {
 """From the name of an embedding to its module, built from image channels C, token channels d and patch size s."""
 
 
-def patch_grid(shape: tuple[int, ...], patch_size: int) -> tuple[int, int]:
-    """Rows and columns of the token grid of images of `shape` (C, H, W)."""
-    return shape[1] // patch_size, shape[2] // patch_size
+def token_grid(task: Task, patch_size: int) -> Grid:
+    """Where the tokens of a task's inputs stand: (rows, columns) of image patches, or (length,) of the longest sequence."""
+    if task.input == "image":
+        return task.shape[1] // patch_size, task.shape[2] // patch_size
+    return (task.length,)
 
 
-def check_patches(embedding: str, patch_size: int, shape: tuple[int, ...]) -> None:
-    """Raises ValueError where images of `shape` (C, H, W) cannot be cut into the patches that `embedding` makes."""
-    if shape[1] % patch_size or shape[2] % patch_size:
-        raise ValueError(f"model.patch_size {patch_size} does not divide images of {shape[1]}x{shape[2]}")
-    if embedding == "conv" and patch_size not in CONV_STRIDES:
-        raise ValueError(f"model.patch_size {patch_size} does not work with model.embedding conv, which has patches of 2 or 4")
+def check_tokens(task: Task, embedding: str, patch_size: int, positions: str) -> None:
+    """Raises ValueError, naming the setting, where a task's inputs cannot become tokens in this way."""
+    if task.input == "image":
+        height, width = task.shape[1:]
+        if height % patch_size or width % patch_size:
+            raise ValueError(f"model.patch_size {patch_size} does not divide images of {height}x{width}")
+        if embedding == "conv" and patch_size not in CONV_STRIDES:
+            raise ValueError(f"model.patch_size {patch_size} does not work with model.embedding conv, which has patches of 2 or 4")
+    elif positions == "learned" and task.length > task.shape[0]:
+        raise ValueError(f"model.positions learned ends at token {task.shape[0]}, and the data set tests {task.length} tokens")
+
+
+class ComplexLinear(nn.Module):
+    """W x + b with complex W (d, n), b (d): x (..., n, 2), re and im last, to a pair (..., d)."""
+
+    def __init__(self, n: int, d: int) -> None:
+        super().__init__()
+        self.re = nn.Linear(2 * n, d)
+        self.im_bias = nn.Parameter(torch.zeros(d))
+
+    def forward(self, x: Tensor) -> Pair:
+        flat = x.flatten(-2)  # re_1, im_1, re_2, im_2, ...: the weights stand in the same order
+        turned = torch.stack((-self.re.weight[:, 1::2], self.re.weight[:, 0::2]), dim=-1).flatten(1)
+        # (a + ib)(w + iv) = (aw - bv) + i(av + bw): `re` holds (w, -v), so im needs (v, w).
+        return Pair(self.re(flat), F.linear(flat, turned, self.im_bias))
+
+
+class RealTokens(nn.Module):
+    """Model inputs to real tokens (B, T, d)."""
+
+    def __init__(self, task: Task, d: int, embedding: str, patch_size: int) -> None:
+        super().__init__()
+        self.input = task.input
+        self.embed: nn.Module
+        if task.input == "image":
+            self.embed = EMBEDDINGS[embedding](task.shape[0], d, patch_size)
+        elif task.input == "tokens":
+            self.embed = nn.Embedding(task.vocabulary, d)
+        else:
+            self.embed = nn.Linear(2 * task.shape[1] if task.input == "complex" else task.shape[1], d)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens: Tensor = self.embed(x.flatten(-2) if self.input == "complex" else x)
+        return tokens
+
+
+class ComplexTokens(nn.Module):
+    """Model inputs to complex tokens (B, T, d), at least float32. Token ids have a table of 2d columns."""
+
+    def __init__(self, task: Task, d: int, embedding: str, patch_size: int) -> None:
+        super().__init__()
+        self.whole: nn.Module | None = None
+        if task.input == "complex":
+            self.whole = ComplexLinear(task.shape[1], d)
+        else:
+            self.re = RealTokens(task, d, embedding, patch_size)
+            self.im = RealTokens(task, d, embedding, patch_size)
+
+    def forward(self, x: Tensor) -> Pair:
+        return widened(self.whole(x) if self.whole is not None else Pair(self.re(x), self.im(x)))
 
 
 class NoPositions(nn.Module):
     """z as it is."""
 
-    def __init__(self, d: int, grid: tuple[int, int]) -> None:
+    def __init__(self, d: int, grid: Grid) -> None:
         super().__init__()
 
     def forward(self, z: Pair) -> Pair:
         return z
 
 
-def sinusoidal_angles(d: int, grid: tuple[int, int]) -> Tensor:
-    """theta (T, d) float64: row * f_k for the first d/2 channels, column * f_k for the others, f_k = BASE^(-2k/d)."""
+def sinusoidal_angles(d: int, grid: Grid) -> Tensor:
+    """theta (T, d) float64: place * f_k, f_k = BASE^(-k/n) for n channels of an axis.
+
+    A sequence has one axis with all d channels; of an image's, rows have the first d/2 channels and columns the others.
+    """
+    n = d // len(grid)
     # On the CPU also where a model is only counted: torch needs a second to prepare `arange` for the meta device.
-    rows, columns = (torch.arange(n, dtype=torch.float64, device="cpu") for n in grid)
-    frequencies = BASE ** (-torch.arange(d // 2, dtype=torch.float64, device="cpu") / (d // 2))
-    by_row = (rows[:, None] * frequencies)[:, None, :].expand(grid[0], grid[1], d // 2)
-    by_column = (columns[:, None] * frequencies)[None, :, :].expand(grid[0], grid[1], d // 2)
+    frequencies = BASE ** (-torch.arange(n, dtype=torch.float64, device="cpu") / n)
+    places = [torch.arange(size, dtype=torch.float64, device="cpu")[:, None] * frequencies for size in grid]
+    if len(grid) == 1:
+        return places[0]
+    by_row = places[0][:, None, :].expand(grid[0], grid[1], n)
+    by_column = places[1][None, :, :].expand(grid[0], grid[1], n)
     return torch.cat((by_row, by_column), dim=-1).reshape(grid[0] * grid[1], d)
 
 
@@ -111,28 +180,30 @@ class SinusoidalPositions(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, d: int, grid: tuple[int, int]) -> None:
+    def __init__(self, d: int, grid: Grid) -> None:
         super().__init__()
         angles = sinusoidal_angles(d, grid)
         self.register_buffer("cos", angles.cos().float(), persistent=False)
         self.register_buffer("sin", angles.sin().float(), persistent=False)
 
     def forward(self, z: Pair) -> Pair:
-        return rotate(z, self.cos, self.sin)
+        tokens = z.re.shape[-2]
+        return rotate(z, self.cos[:tokens], self.sin[:tokens])
 
 
 class LearnedPositions(nn.Module):
     """z e^(i theta) with learned angles, normal with deviation 0.02 at the start."""
 
-    def __init__(self, d: int, grid: tuple[int, int]) -> None:
+    def __init__(self, d: int, grid: Grid) -> None:
         super().__init__()
-        self.angles = nn.Parameter(torch.randn(grid[0] * grid[1], d) * 0.02)
+        self.angles = nn.Parameter(torch.randn(math.prod(grid), d) * 0.02)
 
     def forward(self, z: Pair) -> Pair:
-        return multiply(z, Pair(self.angles.cos(), self.angles.sin()))
+        angles = self.angles[: z.re.shape[-2]]
+        return multiply(z, Pair(angles.cos(), angles.sin()))
 
 
-POSITIONS: dict[str, Callable[[int, tuple[int, int]], nn.Module]] = {
+POSITIONS: dict[str, Callable[[int, Grid], nn.Module]] = {
     "sinusoidal": SinusoidalPositions,
     "learned": LearnedPositions,
     "none": NoPositions,

@@ -1,7 +1,8 @@
-"""MLP: pixels side by side through linear layers with GELU; the floor that every other model must beat.
+"""MLP: the whole input side by side through linear layers with GELU; the floor that every other model must beat.
 
-Symbols: B batch, P = C H W pixels, d = d_hidden.
-    x (B, C, H, W) -> (B, P) -> n_layers x (linear, GELU, dropout) (B, d) -> linear (B, n_outputs)
+Symbols: B batch, P numbers of one example, d = d_hidden, S scores of one example.
+    x (B, ...) -> (B, P) -> n_layers x (linear, GELU, dropout) (B, d) -> linear (B, S), in the task's shape
+Token ids are mapped to d_token channels by a table first; padding counts as zeros.
 Source: the multilayer perceptron; GELU as in the other models.
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,6 +33,8 @@ class MLPSettings(Settings):
     """Units of a hidden layer."""
     n_layers: Annotated[int, Field(ge=1, le=512)] = 2
     """Hidden layers."""
+    d_token: Count = 32
+    """Channels of a token id."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability of zeroing a hidden unit."""
 
@@ -46,12 +50,16 @@ class MLPSettings(Settings):
 
 
 class MLP(nn.Module):
-    """Images (B, C, H, W) -> scores (B, n_outputs)."""
+    """Any input of one fixed size -> scores. It has no order of tokens, so it cannot serve a causal task."""
 
     Settings: ClassVar[type[MLPSettings]] = MLPSettings
-    inputs: ClassVar[frozenset[str]] = frozenset({"image"})
+    inputs: ClassVar[frozenset[str]] = frozenset({"image", "waveform", "complex", "series", "tokens"})
+    outputs: ClassVar[frozenset[str]] = frozenset({"classes", "token_classes", "forecast"})
+    only: ClassVar[Mapping[str, frozenset[str]]] = {"d_token": frozenset({"tokens"})}
+    causal: ClassVar[bool] = False
     width: ClassVar[str] = "d_hidden"
     has_phases: ClassVar[bool] = False
+    stacks: ClassVar[bool] = True
 
     @staticmethod
     def width_step(settings: MLPSettings) -> int:
@@ -60,7 +68,9 @@ class MLP(nn.Module):
 
     @staticmethod
     def check(settings: MLPSettings, task: Task) -> None:
-        """Every setting works on every image."""
+        """Raises ValueError where examples differ in length."""
+        if task.input != "image" and task.length > task.shape[0]:
+            raise ValueError(f"model.name mlp needs examples of one length, and the data set tests {task.length} tokens")
 
     @staticmethod
     def tiny() -> MLPSettings:
@@ -69,15 +79,29 @@ class MLP(nn.Module):
 
     def __init__(self, settings: MLPSettings, task: Task) -> None:
         super().__init__()
-        sizes = [math.prod(task.shape), *[settings.d_hidden] * settings.n_layers]
+        self.check(settings, task)
+        self.embed = nn.Embedding(task.vocabulary, settings.d_token) if task.input == "tokens" else None
+        n_inputs = math.prod(task.shape) * (settings.d_token if self.embed is not None else 1)
+        self.shape = {"classes": (-1,), "token_classes": (task.shape[0], -1), "forecast": (task.horizon, -1)}[task.output]
+        sizes = [n_inputs, *[settings.d_hidden] * settings.n_layers]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        self.head = nn.Linear(settings.d_hidden, task.n_outputs)
+        self.head = nn.Linear(settings.d_hidden, task.n_outputs * math.prod(self.shape[:-1]))
         self.dropout = settings.dropout
+        self.output = task.output
+        self.n_tokens = task.shape[0]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Output:
-        assert mask is None, "images have no padding"
-        h = x.flatten(1)
+        h = x if self.embed is None else self.embed(x)
+        if mask is not None:
+            h = h.masked_fill(~mask.reshape(*mask.shape, *[1] * (h.dim() - 2)), 0.0)
+        h = self._filled(h).flatten(1)
         for layer in self.layers:
             h = F.dropout(F.gelu(layer(h)), self.dropout, self.training)
         scores: Tensor = self.head(h)
-        return Output(scores.float())
+        scores = scores.float().reshape(len(x), *self.shape)
+        return Output(scores[:, : x.shape[1]] if self.output == "token_classes" else scores)
+
+    def _filled(self, h: Tensor) -> Tensor:
+        """h (B, T, ...) with zeros after its last token, where a sequence is shorter than those the model was built for."""
+        missing = self.n_tokens - h.shape[1]
+        return torch.cat((h, h.new_zeros(len(h), missing, *h.shape[2:])), dim=1) if missing else h

@@ -15,7 +15,10 @@ class Pair(NamedTuple):
 
 
 class Output(NamedTuple):
-    """Scores (B, n_outputs) float32; tokens (B, T, D) of the last layer for phase regularisers, None for real-valued models."""
+    """Scores float32: classes (B, n_outputs); token_classes and next_token (B, T, n_outputs); forecast (B, horizon, n_outputs).
+
+    tokens (B, T, D): those of the last layer, for phase regularisers; None for real-valued models.
+    """
 
     scores: Tensor
     tokens: Pair | None = None

@@ -11,36 +11,24 @@ Two rules hold throughout:
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.nn import functional as F
 
 from cvkan.models.output import Pair
+from cvkan.models.precision import no_autocast as no_autocast
+from cvkan.models.precision import widen as widen
+from cvkan.models.scan import running_sum
 
 EPS = 1e-12
 """Added to re^2 + im^2 before a root or a logarithm."""
-
-HALVES = (torch.float16, torch.bfloat16)
-
-
-def widen(x: Tensor) -> Tensor:
-    """`x` in float32 where it is float16 or bfloat16, otherwise `x` itself."""
-    return x.float() if x.dtype in HALVES else x
 
 
 def widened(z: Pair) -> Pair:
     """`widen` of both parts."""
     return Pair(widen(z.re), widen(z.im))
-
-
-def no_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """A context in which matrix products of widened tensors on x's device are not narrowed again."""
-    kind = x.device.type
-    return torch.autocast(kind, enabled=False) if kind != "meta" and torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def _square(re: Tensor, im: Tensor) -> Tensor:
@@ -332,20 +320,6 @@ def running_mean(x: Tensor, mask: Tensor | None) -> Tensor:
         return running_sum(x) / torch.arange(1, x.shape[-2] + 1, dtype=x.dtype, device=x.device).unsqueeze(-1)
     kept = mask.unsqueeze(-1)
     return running_sum(x.masked_fill(~kept, 0.0)) / running_sum(kept.to(x.dtype)).clamp(min=1)
-
-
-def running_sum(x: Tensor) -> Tensor:
-    """y_t = sum_{i<=t} x_i over the tokens of x (B, T, D).
-
-    Doubling (Hillis and Steele 1986): after the step with shift k each y_t is the sum of the last 2k terms. It takes
-    log2(T) passes where cumsum takes one, but it is deterministic on every device, its rounding error grows with
-    log2(T) instead of T, and no value, not even a NaN, flows backwards in time.
-    """
-    shift = 1
-    while shift < x.shape[-2]:
-        x = x + F.pad(x[..., :-shift, :], (0, 0, shift, 0))
-        shift *= 2
-    return x
 
 
 def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:

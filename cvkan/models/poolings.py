@@ -29,6 +29,16 @@ class MeanPooling(nn.Module):
         return Pair(token_mean(z.re, mask).squeeze(-2), token_mean(z.im, mask).squeeze(-2))
 
 
+def largest(size: Tensor, mask: Tensor | None) -> Tensor:
+    """Weights (B, T): 1 at the real token of largest `size` (B, T), none below 0, the first of equals; 0 elsewhere."""
+    size = size.detach()
+    if mask is not None:
+        size = size.masked_fill(~mask, -1.0)
+    positions = torch.arange(size.shape[-1], device=size.device)
+    chosen = positions == size.argmax(-1, keepdim=True)
+    return (chosen if mask is None else chosen & mask).to(size.dtype)
+
+
 class MaxPooling(nn.Module):
     """The token of largest summed magnitude sum_D |z|; the first of equals."""
 
@@ -37,27 +47,20 @@ class MaxPooling(nn.Module):
 
     def forward(self, z: Pair, mask: Tensor | None = None) -> Pair:
         z = widened(z)
-        size = magnitude(z).detach().sum(-1)
-        if mask is not None:
-            size = size.masked_fill(~mask, -1.0)
-        positions = torch.arange(size.shape[-1], device=size.device)
-        chosen = positions == size.argmax(-1, keepdim=True)
-        if mask is not None:
-            chosen = chosen & mask
-        weights = chosen.to(size.dtype)
+        weights = largest(magnitude(z).sum(-1), mask)
         return Pair(weighted_sum(weights, z.re), weighted_sum(weights, z.im))
 
 
 class TokenScore(nn.Module):
-    """x (B, T, D) -> (B, T): linear D -> D/2, tanh, linear D/2 -> 1.
+    """x (B, T, d) -> (B, T): linear d -> hidden, tanh, linear hidden -> 1.
 
     The last map has no bias: a softmax over tokens would cancel it.
     """
 
-    def __init__(self, d: int) -> None:
+    def __init__(self, d: int, hidden: int) -> None:
         super().__init__()
-        self.hidden = nn.Linear(d, max(1, d // 2))
-        self.score = nn.Linear(max(1, d // 2), 1, bias=False)
+        self.hidden = nn.Linear(d, hidden)
+        self.score = nn.Linear(hidden, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         score: Tensor = self.score(torch.tanh(self.hidden(x)))
@@ -65,15 +68,15 @@ class TokenScore(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """sum_t w_t re_t + i sum_t v_t im_t with w = softmax_t f(re_t), v = softmax_t g(im_t), f and g as TokenScore.
+    """sum_t w_t re_t + i sum_t v_t im_t with w = softmax_t f(re_t), v = softmax_t g(im_t), f and g TokenScore D -> D/2 -> 1.
 
     As the image log's AttentionPool2d: re and im are weighted apart, each by its own scores.
     """
 
     def __init__(self, d: int) -> None:
         super().__init__()
-        self.re = TokenScore(d)
-        self.im = TokenScore(d)
+        self.re = TokenScore(d, max(1, d // 2))
+        self.im = TokenScore(d, max(1, d // 2))
 
     def forward(self, z: Pair, mask: Tensor | None = None) -> Pair:
         z = widened(z)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from cvkan.domains.task import Task
 from cvkan.settings import Settings
 
 
 class ModelClass(Protocol):
-    """A class of models: an `nn.Module` whose `forward(x, mask=None)` returns an `Output`. `settings` is its own Settings."""
+    """A class of models: an `nn.Module` whose `forward(x, mask=None)` returns an `Output`. `settings` is its own Settings.
+
+    x (B, *task.shape) is as `Task.input` says; sequences may also be shorter or longer than task.shape, up to task.length.
+    mask (B, T) bool is true at real tokens, None where all are; padding stands at the end.
+    """
 
     @property
     def Settings(self) -> type[Settings]:
@@ -24,13 +29,33 @@ class ModelClass(Protocol):
         ...
 
     @property
-    def width(self) -> str:
-        """The setting that `match` may solve; the number of parameters grows with it."""
+    def outputs(self) -> frozenset[str]:
+        """The kinds of `Task.output` that the model can give."""
+        ...
+
+    @property
+    def causal(self) -> bool:
+        """Whether the model can serve a causal task: scores of a token that do not depend on later tokens."""
+        ...
+
+    @property
+    def only(self) -> Mapping[str, frozenset[str]]:
+        """Settings that matter for some kinds of input or output alone, and those kinds."""
+        ...
+
+    @property
+    def width(self) -> str | None:
+        """The setting that `match` may solve; the number of parameters grows with it. None where the task alone sets the size."""
         ...
 
     @property
     def has_phases(self) -> bool:
         """Whether `Output.tokens` is there for phase regularisers."""
+        ...
+
+    @property
+    def stacks(self) -> bool:
+        """Whether members of a pack may run as one stacked model (torch.func.vmap); torch has no rule for its LSTM and GRU kernels."""
         ...
 
     def width_step(self, settings: Any) -> int:
@@ -47,4 +72,20 @@ class ModelClass(Protocol):
 
     def __call__(self, settings: Any, task: Task) -> nn.Module:
         """A freshly initialised model; its draws come from torch's global generator."""
+        ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A model that reads one token after another, at a cost that does not depend on how many came before.
+
+    The scores of a token equal those that `forward` gives it when it reads all tokens at once.
+    """
+
+    def start(self, batch: int) -> Any:
+        """The state of `batch` sequences before their first token."""
+        ...
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The next token of each sequence, as one of forward's: ids (B,), or (B, ...). Its scores (B, n_outputs) and the state after it."""
         ...

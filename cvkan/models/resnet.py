@@ -73,6 +73,10 @@ class ResNet(nn.Module):
 
     Settings: ClassVar[type[ResNetSettings]] = ResNetSettings
     inputs: ClassVar[frozenset[str]] = frozenset({"image"})
+    outputs: ClassVar[frozenset[str]] = frozenset({"classes"})
+    only: ClassVar[Mapping[str, frozenset[str]]] = {}
+    causal: ClassVar[bool] = False
+    stacks: ClassVar[bool] = True
     width: ClassVar[str] = "d_channels"
     has_phases: ClassVar[bool] = False
 

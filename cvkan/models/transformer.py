@@ -1,11 +1,12 @@
-"""Transformer: a pre-norm encoder on image patches (ViT).
+"""Transformer: a pre-norm encoder, causal where the task is; on image patches it is a ViT.
 
 Symbols: B batch, T tokens, d = d_model, h heads, e = d/h channels of a head.
     h (B, T, d)        residual stream, float32
     q, k, v            (B, h, T, e) each, linear maps of LN(h)
-    attention          softmax(q k^T / sqrt(e)) v, heads side by side, linear d -> d, added to h
+    attention          softmax(q k^T / sqrt(e)) v over real tokens, and over those up to its own where the task is
+                       causal; heads side by side, linear d -> d, added to h
     MLP                linear d -> mlp_ratio d, GELU, linear back, of LN(h), added to h
-    scores             linear of the mean over tokens of LN(h)
+    scores             Readout of LN(h)
 Sources: Vaswani et al. 2017; Dosovitskiy et al. 2021 (ViT); mean instead of a class token: Beyer et al. 2022.
 Deviations: attention is written out (T is small) because the fused kernels' backward pass is not deterministic on
 every device and has no rule under vmap. `embedding: conv` gives the baseline the very stem that CV-KAN has.
@@ -13,6 +14,7 @@ every device and has no rule under vmap. `embedding: conv` gives the baseline th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
@@ -22,9 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cvkan.domains.task import Task
-from cvkan.models.embeddings import EMBEDDINGS, check_patches, patch_grid, sinusoidal_angles
+from cvkan.models.embeddings import EMBEDDINGS, RealTokens, check_tokens, sinusoidal_angles, token_grid
 from cvkan.models.output import Output
-from cvkan.models.pairs import no_autocast, token_mean, widen
+from cvkan.models.pairs import widen
+from cvkan.models.readout import Readout
 from cvkan.settings import Settings, one_of
 
 Count = Annotated[int, Field(ge=1)]
@@ -32,7 +35,7 @@ POSITION_NAMES = ("sinusoidal", "learned", "none")
 
 
 class TransformerSettings(Settings):
-    """Transformer encoder on patches (a ViT)."""
+    """Transformer encoder, causal for language; a ViT on image patches."""
 
     name: Literal["transformer"] = "transformer"
     d_model: Count = 64
@@ -73,9 +76,10 @@ class TransformerSettings(Settings):
 class EncoderLayer(nn.Module):
     """h (B, T, d) -> h (B, T, d)."""
 
-    def __init__(self, settings: TransformerSettings) -> None:
+    def __init__(self, settings: TransformerSettings, causal: bool) -> None:
         super().__init__()
         d = settings.d_model
+        self.causal = causal
         self.n_heads = settings.n_heads
         self.dropout = settings.dropout
         self.norm_1 = nn.LayerNorm(d)
@@ -91,8 +95,12 @@ class EncoderLayer(nn.Module):
         q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.n_heads, d // self.n_heads).permute(2, 0, 3, 1, 4).unbind(0)
         # Scaled before the product: float16 would overflow where it is scaled after it.
         scores = widen(torch.matmul(q * (d // self.n_heads) ** -0.5, k.transpose(-2, -1)))
+        low = torch.finfo(scores.dtype).min
+        if self.causal:
+            later = torch.ones(tokens, tokens, dtype=torch.bool, device=x.device).triu(1)
+            scores = scores.masked_fill(later, low)
         if mask is not None:
-            scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
+            scores = scores.masked_fill(~mask[:, None, None, :], low)
         mixed = torch.matmul(scores.softmax(-1).to(v.dtype), v)
         attended: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, tokens, d))
         return attended
@@ -103,12 +111,16 @@ class EncoderLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Images (B, C, H, W) -> scores (B, n_outputs)."""
+    """Any input that is, or is cut into, tokens -> scores."""
 
     Settings: ClassVar[type[TransformerSettings]] = TransformerSettings
-    inputs: ClassVar[frozenset[str]] = frozenset({"image"})
+    inputs: ClassVar[frozenset[str]] = frozenset({"image", "complex", "series", "tokens"})
+    outputs: ClassVar[frozenset[str]] = frozenset({"classes", "token_classes", "next_token", "forecast"})
+    only: ClassVar[Mapping[str, frozenset[str]]] = {"embedding": frozenset({"image"}), "patch_size": frozenset({"image"})}
+    causal: ClassVar[bool] = True
     width: ClassVar[str] = "d_model"
     has_phases: ClassVar[bool] = False
+    stacks: ClassVar[bool] = True
 
     @staticmethod
     def width_step(settings: TransformerSettings) -> int:
@@ -123,7 +135,7 @@ class Transformer(nn.Module):
     @staticmethod
     def check(settings: TransformerSettings, task: Task) -> None:
         """Raises ValueError, naming the setting, where these settings cannot work on this task."""
-        check_patches(settings.embedding, settings.patch_size, task.shape)
+        check_tokens(task, settings.embedding, settings.patch_size, settings.positions)
         if settings.d_model % settings.n_heads:
             raise ValueError(f"model.d_model {settings.d_model} is not divisible by model.n_heads {settings.n_heads}")
         step = Transformer.width_step(settings)
@@ -138,27 +150,24 @@ class Transformer(nn.Module):
     def __init__(self, settings: TransformerSettings, task: Task) -> None:
         super().__init__()
         self.check(settings, task)
-        d, grid = settings.d_model, patch_grid(task.shape, settings.patch_size)
-        self.embed = EMBEDDINGS[settings.embedding](task.shape[0], d, settings.patch_size)
+        d, grid = settings.d_model, token_grid(task, settings.patch_size)
+        self.embed = RealTokens(task, d, settings.embedding, settings.patch_size)
         self.positions: Tensor | None
         if settings.positions == "learned":
-            self.positions = nn.Parameter(torch.randn(grid[0] * grid[1], d) * 0.02)
+            self.positions = nn.Parameter(torch.randn(math.prod(grid), d) * 0.02)
         elif settings.positions == "sinusoidal":
             angles = sinusoidal_angles(d // 2, grid)
             self.register_buffer("positions", torch.cat((angles.cos(), angles.sin()), dim=-1).float(), persistent=False)
         else:
             self.positions = None
-        self.layers = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.n_layers))
+        self.layers = nn.ModuleList(EncoderLayer(settings, task.causal) for _ in range(settings.n_layers))
         self.norm = nn.LayerNorm(d)
-        self.head = nn.Linear(d, task.n_outputs)
+        self.readout = Readout(d, task)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Output:
         h = widen(self.embed(x))
         if self.positions is not None:
-            h = h + self.positions
+            h = h + self.positions[: h.shape[-2]]
         for layer in self.layers:
             h = layer(h, mask)
-        pooled = token_mean(self.norm(h), mask).squeeze(-2)
-        with no_autocast(pooled):
-            scores: Tensor = self.head(pooled)
-        return Output(scores.float())
+        return Output(self.readout(self.norm(h), mask))

@@ -9,6 +9,7 @@ pack, on a warm worker or resumed from a checkpoint.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +19,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from cvkan.domains.objectives import OBJECTIVES
+from cvkan.domains.objectives import OBJECTIVES, RISING
 from cvkan.domains.task import Data, Split
-from cvkan.models import MODELS
+from cvkan.models import build
 from cvkan.models.output import Output
 from cvkan.models.regularisers import REGULARISERS
 from cvkan.orchestrator.checkpoint import (
@@ -34,6 +35,8 @@ from cvkan.orchestrator.checkpoint import (
 from cvkan.orchestrator.spec import REGULARISER_WEIGHTS, TrialConfig
 
 EVAL_BATCH = 512
+EVAL_SCORES = 1 << 22
+"""Scores of one batch of an evaluation, at most: long sequences over a vocabulary are evaluated fewer at a time."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -104,14 +107,14 @@ class Learner:
         if self.device.type != "cuda":
             return split
         free, _ = torch.cuda.mem_get_info(self.device)
-        if split.x.nbytes > free // 2:
+        if split.x.nbytes + split.y.nbytes > free // 2:
             return split
         return Split(split.x.to(self.device), split.y.to(self.device))
 
     def _member(self, seed: int) -> Member:
         torch.manual_seed(derive(seed, "init"))
         # Built on the CPU, so that a seed means the same weights on every device.
-        model = MODELS[self.config.model.identity()["name"]](self.config.model, self.task).to(self.device)
+        model = build(self.config.model.identity()["name"], self.config.model, self.task).to(self.device)
         torch.manual_seed(derive(seed, "dropout"))
         return Member(
             seed=seed,
@@ -129,19 +132,23 @@ class Learner:
         return all(member.done for member in self.members)
 
     def epoch(self, tick: Callable[[], None] = _nothing) -> list[list[Point]]:
-        """Trains and validates one epoch of every member that has not ended: each one's new points (none if it had ended)."""
+        """Trains and validates every member that has not ended, as `advance` does: each one's new points (none if it had ended)."""
         return [[] if member.done else self.advance(member, tick) for member in self.members]
 
     def advance(self, member: Member, tick: Callable[[], None] = _nothing) -> list[Point]:
-        """Trains and validates one epoch of one member; its new points.
+        """Trains one member until its next evaluation (`train.eval_every` epochs), and evaluates it; its new points.
 
         `tick` is called before every update and every batch of an evaluation, and may raise to leave the epoch.
         """
         started = time.perf_counter()
         set_random_state(member.random, self.device)
-        losses = self._train(member, tick) if member.epoch < self.config.train.epochs else []
+        losses: list[float] = []
+        for _ in range(min(self.config.train.eval_every, self.config.train.epochs - member.epoch)):
+            losses = self._train(member, tick)
+            member.epoch += 1
+            if not all(map(_finite, losses)):
+                break
         trained = time.perf_counter()
-        member.epoch += 1 if losses else 0
         points = []
         if losses:
             member.figures["last_train_loss"] = sum(losses) / len(losses)
@@ -151,6 +158,9 @@ class Learner:
             step = member.step - len(losses) + bad + 1
             self._diverge(member, f"the loss is not finite at step {step} (epoch {member.epoch})")
         else:
+            if self.config.train.eval_train:
+                fitted = self._evaluate(member.model, self.train_split, tick)
+                points += [self._point(member, "fit", name, value) for name, value in fitted.items()]
             metrics = self._evaluate(member.model, self.validation_split, tick)
             points += [self._point(member, "val", name, value) for name, value in metrics.items()]
             self._judge(member, metrics)
@@ -180,19 +190,18 @@ class Learner:
 
     def _update(self, member: Member, raw: Tensor, y: Tensor) -> Tensor:
         """One step of the optimizer; the task's loss, detached."""
-        x = self.data.encode(raw.to(self.device, non_blocking=True))
-        y = y.to(self.device, non_blocking=True)
+        x, y, mask = self._batch(raw, y)
         if self.data.augment is not None:
             x = self.data.augment(x, member.augment)
         member.optimizer.param_groups[0]["lr"] = self.config.optimizer.learning_rate(member.step, self.steps)
         member.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
-            output: Output = member.model(x)
+            output: Output = member.model(x, mask)
         loss = self.objective.loss(output.scores, y, self.config.loss.label_smoothing)
         total = loss
         for name, weight in self.penalties.items():
             assert output.tokens is not None
-            total = total + weight * REGULARISERS[name](output.tokens, None)
+            total = total + weight * REGULARISERS[name](output.tokens, mask)
         member.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         if self.config.train.grad_clip is not None:
             member.scaler.unscale_(member.optimizer)
@@ -201,6 +210,12 @@ class Learner:
         member.scaler.update()
         member.step += 1
         return loss.detach()
+
+    def _batch(self, raw: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Inputs, targets and mask of a batch, on the device."""
+        x = self.data.encode(raw.to(self.device, non_blocking=True))
+        mask = None if self.task.padding is None else x != self.task.padding
+        return x, y.to(self.device, non_blocking=True), mask
 
     def _autocast(self) -> torch.autocast:
         precision = self.config.train.precision
@@ -211,15 +226,18 @@ class Learner:
         """Each metric of a split, without augmentation."""
         model.eval()
         totals: dict[str, Tensor] = {}
-        for start in range(0, len(split), EVAL_BATCH):
+        asked = torch.zeros((), dtype=torch.float64, device=self.device)
+        size = max(1, min(EVAL_BATCH, EVAL_SCORES // (self.task.n_outputs * math.prod(split.y.shape[1:]))))
+        for start in range(0, len(split), size):
             tick()
-            x = self.data.encode(split.x[start : start + EVAL_BATCH].to(self.device, non_blocking=True))
-            y = split.y[start : start + EVAL_BATCH].to(self.device, non_blocking=True)
+            x, y, mask = self._batch(split.x[start : start + size], split.y[start : start + size])
             with self._autocast():
-                scores = model(x).scores
-            for name, value in self.objective.sums(scores, y).items():
+                scores = model(x, mask).scores
+            sums, count = self.objective.sums(scores, y)
+            asked += count
+            for name, value in sums.items():
                 totals[name] = totals[name] + value if name in totals else value
-        return {name: value.item() / len(split) for name, value in totals.items()}
+        return {name: (value / asked).item() for name, value in totals.items()}
 
     def _judge(self, member: Member, metrics: dict[str, float]) -> None:
         """Books the validation figures: the best weights so far, early stopping, divergence, the end."""
@@ -230,7 +248,7 @@ class Learner:
         headline = f"best_val_{self.task.metric}"
         better = headline not in member.figures or sign * metrics[self.task.metric] > sign * member.figures[headline]
         for name, value in metrics.items():
-            rises = name == self.task.metric and self.task.direction == "max"
+            rises = name in RISING
             known = member.figures.get(f"best_val_{name}", value)
             member.figures[f"best_val_{name}"] = max(known, value) if rises else min(known, value)
             member.figures[f"last_val_{name}"] = value
@@ -248,6 +266,8 @@ class Learner:
         last = {name: value.detach().clone() for name, value in member.model.state_dict().items()}
         member.model.load_state_dict(member.best)
         figures = {f"test_{name}": value for name, value in self._evaluate(member.model, self.data.test, tick).items()}
+        for part, split in self.data.further.items():
+            figures |= {f"test_{name}_{part}": value for name, value in self._evaluate(member.model, split, tick).items()}
         member.model.load_state_dict(last)
         member.seconds_eval += time.perf_counter() - started
         return figures

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from cvkan.domains.task import Task
-from cvkan.models import MODELS
+from cvkan.models import build
 from cvkan.settings import Settings
 
 MAX_WIDTH = 1 << 20
@@ -25,7 +25,7 @@ class Width:
 def count_parameters(model: str, settings: Settings, task: Task) -> int:
     """Trainable parameters of a model; it is built without memory or arithmetic (torch's meta device)."""
     with torch.device("meta"):
-        module = MODELS[model](settings, task)
+        module = build(model, settings, task)
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 

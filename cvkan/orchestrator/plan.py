@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cvkan.domains.objectives import OBJECTIVES, figures
+from cvkan.domains.task import Task
 from cvkan.errors import DataError, Problem, UserError, did_you_mean, nearest
 from cvkan.models import MODELS
 from cvkan.orchestrator import load
@@ -117,7 +119,7 @@ def make_plan(spec: SweepSpec, data_hash: DataHash) -> Plan:
         raise UserError(problems)
     if not arms:
         raise UserError(_nothing_left(spec, dropped))
-    _check_metrics(spec, arms[0].config.task().metric)
+    _check_metrics(spec, [arm.config.task() for arm in arms])
     hashes = _hashes(spec, arms, data_hash)
     trials = [Trial(trial_key(arm.config, hashes[arm.id], seed), arm, seed, hashes[arm.id]) for seed in spec.seeds for arm in arms]
     _refuse_twins(spec, trials)
@@ -147,10 +149,15 @@ def _point_of(spec: SweepSpec, arm: Arm) -> dict[str, AxisValue]:
     return {path: next(value for value in values if value.label == arm.values[path]) for path, values in spec.axes.items()}
 
 
-def _check_metrics(spec: SweepSpec, headline: str) -> None:
+TIMES = ("seconds", "seconds_train", "seconds_eval")
+"""Columns beside the figures that a claim may be about: the time of the whole trial, of training, of evaluation."""
+
+
+def _check_metrics(spec: SweepSpec, tasks: Sequence[Task]) -> None:
     """Refuses claims about figures that trials do not have."""
-    figures = [f"{part}_{name}" for name in (headline, "loss") for part in ("test", "best_val", "last_val")]
-    valid = [*figures, "last_train_loss", headline, "loss"]
+    metrics = dict.fromkeys(name for task in tasks for name in OBJECTIVES[task.output].metrics)
+    columns = dict.fromkeys(name for task in tasks for name in figures(OBJECTIVES[task.output].metrics, task.further))
+    valid = [*columns, *metrics, *TIMES]
     problems = []
     for index, claim in enumerate(spec.claims):
         if claim.metric not in valid:
@@ -202,11 +209,13 @@ def _matched(spec: SweepSpec, match: Match, tree: Node, values: dict[str, Scalar
     model = MODELS[name]
     where = spec.tree.where_of(("match", "by"))
     widths = [field for field, info in type(config.model).model_fields.items() if info.annotation is int]
+    if match.by == "width" and model.width is None:
+        return Dropped(label_of(values), f"{name} has no width: the data set alone sets its size")
     path = f"model.{model.width}" if match.by == "width" else match.by
     field = path.removeprefix("model.")
     if not path.startswith("model.") or field not in widths:
         near = nearest(field, widths, type(config.model).synonyms)
-        hint = f"did you mean model.{near}?" if near in widths else f"valid: width, {', '.join(f'model.{each}' for each in widths)}"
+        hint = f"did you mean model.{near}?" if near in widths else f"valid: {', '.join(['width', *(f'model.{each}' for each in widths)])}"
         raise UserError(Problem(where, "match.by", f"{match.by!r} is no width of {name}; {hint}"))
     if path in values:
         raise UserError(Problem(where, "match.by", f"{path} is an axis of this sweep, so it cannot be solved"))

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from cvkan.domains import DOMAINS
-from cvkan.domains.objectives import OBJECTIVES
+from cvkan.domains.objectives import OBJECTIVES, figures
 from cvkan.domains.task import Task
 from cvkan.errors import Problem, UserError
 from cvkan.orchestrator.ledger import FINAL, SCHEMA_VERSION, Ledger, Row
@@ -86,7 +86,9 @@ def cached_hash(cache: Path) -> Callable[[TrialConfig], str]:
 def plan_record(plan: Plan, command: str) -> dict[str, Any]:
     """plan.json: what a report needs to know of a sweep beside its rows."""
     spec = plan.spec
-    task = plan.arms[0].config.task()
+    headlines = {(task.metric, task.direction) for task in (arm.config.task() for arm in plan.arms)}
+    # Arms of several domains have only their loss in common.
+    metric, direction = headlines.pop() if len(headlines) == 1 else ("loss", "min")
     return {
         "schema": SCHEMA_VERSION,
         "name": spec.name,
@@ -94,7 +96,7 @@ def plan_record(plan: Plan, command: str) -> dict[str, Any]:
         "question": spec.question,
         "file": spec.source,
         "command": command,
-        "metric": {"name": task.metric, "direction": task.direction},
+        "metric": {"name": metric, "direction": direction},
         "axes": {path: [value.label for value in values] for path, values in spec.axes.items()},
         "seeds": list(spec.seeds),
         "claims": [claim.model_dump() for claim in spec.claims],
@@ -116,8 +118,7 @@ def plan_record(plan: Plan, command: str) -> dict[str, Any]:
 
 def figure_names(task: Task) -> list[str]:
     """The metric columns of a trial of this task."""
-    metrics = OBJECTIVES[task.output].metrics
-    return ["last_train_loss", *(f"{part}_{name}" for part in ("best_val", "last_val", "test") for name in metrics)]
+    return figures(OBJECTIVES[task.output].metrics, task.further)
 
 
 def row_of(trial: Trial, outcome: Outcome, sweep: str, attempts: int) -> Row:

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from cvkan.domains import DOMAINS
 from cvkan.domains.task import Task
 from cvkan.errors import DataError, Problem, UserError, did_you_mean
-from cvkan.models import MODELS
+from cvkan.models import MODELS, misfit
 from cvkan.optimizers import OPTIMIZERS, OptimizerSettings
 from cvkan.orchestrator.load import Node
 from cvkan.settings import Settings
@@ -74,10 +74,16 @@ class TrainSettings(Settings):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Type of linear and convolution layers; polar and phase operations stay in fp32. fp16 scales the loss."""
     patience: Count | None = None
-    """Early stopping: epochs without a better validation figure before a trial ends; null trains all epochs."""
+    """Early stopping: evaluations without a better validation figure before a trial ends; null trains all epochs."""
+    eval_every: Count = 1
+    """Epochs between evaluations of the validation part; the last epoch is always followed by one."""
+    eval_train: bool = False
+    """Evaluate the training part too: its figures are the curve's split "fit"."""
 
     synonyms: ClassVar[Mapping[str, str]] = {
         "batch": "batch_size", "amp": "precision", "dtype": "precision", "clip": "grad_clip", "early_stopping": "patience",
+        "eval_interval": "eval_every",
+        "validate_every": "eval_every",
     }  # fmt: skip
 
 
@@ -340,6 +346,19 @@ def _named(
     return name, validate(settings_of(registry[name]), node, section, problems)
 
 
+def _data_settings(tree: Node, domain: str, problems: list[Problem]) -> tuple[str, Any]:
+    """The name and settings of a data set; one of another domain is told as such."""
+    sets = DOMAINS[domain].DATA_SETS
+    node = _section(tree, "data")
+    name = node.value["name"].plain() if isinstance(node.value, dict) and "name" in node.value else next(iter(sets))
+    others = [other for other, module in DOMAINS.items() if name in module.DATA_SETS] if isinstance(name, str) else []
+    if others and domain not in others:
+        text = f"{name!r} is a data set of {' and '.join(others)}; set domain: {others[0]}"
+        problems.append(Problem(node.where_of(("name",)), "data.name", text))
+        return name, None
+    return _named(tree, "data", sets, next(iter(sets)), lambda entry: entry.Settings, problems)
+
+
 def _known(name: object, registry: Iterable[str], where: str, path: str, problems: list[Problem]) -> bool:
     """Whether a name is in a registry; if not, a Problem is added."""
     names = list(registry)
@@ -357,8 +376,7 @@ def config_from(tree: Node) -> TrialConfig:
     domain = children["domain"].plain() if "domain" in children else "image"
     if not _known(domain, DOMAINS, tree.where_of(("domain",)), "domain", problems):
         raise UserError(problems)
-    sets = DOMAINS[domain].DATA_SETS
-    _, data = _named(tree, "data", sets, next(iter(sets)), lambda entry: entry.Settings, problems)
+    _, data = _data_settings(tree, domain, problems)
     model_name, model = _named(tree, "model", MODELS, "cv_kan", lambda entry: entry.Settings, problems)
     _, optimizer = _named(tree, "optimizer", OPTIMIZERS, "adamw", lambda entry: entry, problems)
     train = validate(TrainSettings, _section(tree, "train"), "train", problems)
@@ -378,8 +396,7 @@ def data_from(tree: Node) -> tuple[str, Any]:
     domain = tree.plain().get("domain", "image")
     if not _known(domain, DOMAINS, tree.where_of(("domain",)), "domain", problems):
         raise UserError(problems)
-    sets = DOMAINS[domain].DATA_SETS
-    _, data = _named(tree, "data", sets, next(iter(sets)), lambda entry: entry.Settings, problems)
+    _, data = _data_settings(tree, domain, problems)
     if problems:
         raise UserError(problems)
     return domain, data
@@ -400,14 +417,30 @@ def _misfits(config: TrialConfig, model_name: str, tree: Node) -> list[Problem]:
         task = config.task()
     except DataError as error:
         return problems + data_problems(error, tree)
-    if task.input not in model.inputs:
-        fits = [name for name, other in MODELS.items() if task.input in other.inputs]
-        text = f"{model_name} cannot use {task.input} input; models that can: {', '.join(fits)}"
-        return [*problems, Problem(tree.where_of(("model", "name")), "model.name", text)]
+    reason = misfit(model_name, task)
+    if reason is not None:
+        if "features" in type(config.data).model_fields and model.inputs & {"waveform", "complex"}:
+            reason += f"; or set data.features: {'stft' if task.input == 'waveform' else 'waveform'}"
+        return [*problems, Problem(tree.where_of(("model", "name")), "model.name", reason)]
+    if task.output == "forecast" and config.loss.label_smoothing > 0:
+        problems.append(Problem(tree.where_of(("loss", "label_smoothing")), "loss.label_smoothing", "a forecast has no classes to smooth"))
+    problems += _idle(model_name, task, node)
     try:
         model.check(config.model, task)
     except ValueError as error:
         problems.append(_stated(type(config.model), node, "model", str(error)))
+    return problems
+
+
+def _idle(model_name: str, task: Task, node: Node) -> list[Problem]:
+    """Settings that were written down and would change nothing: an axis over one would train the same model twice."""
+    problems = []
+    for name, kinds in MODELS[model_name].only.items():
+        at = node.value.get(name) if isinstance(node.value, dict) else None
+        default = MODELS[model_name].Settings.model_fields[name].default
+        if at is not None and at.where != RECORDED and at.value != default and not kinds & {task.input, task.output}:
+            text = f"has no effect on {task.input} input with {task.output} output; it serves {', '.join(sorted(kinds))}"
+            problems.append(Problem(at.where, f"model.{name}", text))
     return problems
 
 
@@ -422,14 +455,18 @@ def data_problems(error: DataError, tree: Node) -> list[Problem]:
     return problems
 
 
+RECORDED = "recorded settings"
+"""Where the settings of `config_of` stand: all of them are written down there."""
+
+
 def config_of(plain: Mapping[str, Any]) -> TrialConfig:
     """The settings that `TrialConfig.plain` wrote down."""
 
     def located(value: Any) -> Node:
         if isinstance(value, Mapping):
-            return Node({key: located(child) for key, child in value.items()}, "recorded settings")
+            return Node({key: located(child) for key, child in value.items()}, RECORDED)
         if isinstance(value, list):
-            return Node([located(child) for child in value], "recorded settings")
-        return Node(value, "recorded settings")
+            return Node([located(child) for child in value], RECORDED)
+        return Node(value, RECORDED)
 
     return config_from(located(plain))

@@ -146,9 +146,10 @@ def grid(
 
 
 def tree_at(trial: Node, point: Mapping[str, AxisValue]) -> Node:
-    """The trial with the values of a point laid into it."""
+    """The trial with the values of a point laid into it. A mapping with a `name` replaces its section, one without is laid upon it."""
     for path, value in point.items():
-        trial = load.replace(trial, tuple(path.split(".")), value.node)
+        over = isinstance(value.node.value, dict) and "name" not in value.node.value
+        trial = (load.put if over else load.replace)(trial, tuple(path.split(".")), value.node)
     return trial
 
 
@@ -305,7 +306,7 @@ def _axes(node: Node | None, problems: list[Problem]) -> dict[str, tuple[AxisVal
         else:
             labels = _labels(values.value)
             _refuse_twice(path, values.value, labels, problems)
-            axes[path] = tuple(AxisValue(child, label) for child, label in zip(values.value, labels, strict=True))
+            axes[path] = tuple(AxisValue(_unlabelled(child), label) for child, label in zip(values.value, labels, strict=True))
     for path in axes:
         for other in axes:
             if path.startswith(other + "."):
@@ -323,18 +324,31 @@ def _refuse_twice(path: str, nodes: Sequence[Node], labels: Sequence[Scalar], pr
 
 
 def _labels(values: Iterable[Node]) -> list[Scalar]:
-    """A scalar names itself; a mapping is named by its `name` where that is unique, else by its settings."""
+    """A scalar names itself; a mapping is named by its `label`, else by its `name` where that is unique, else by its settings."""
     plains = [value.plain() for value in values]
-    names = [plain.get("name") if isinstance(plain, dict) else None for plain in plains]
+    names = [plain.get("name") if isinstance(plain, dict) and not _is_labelled(plain) else None for plain in plains]
     labels: list[Scalar] = []
     for plain, name in zip(plains, names, strict=True):
-        if isinstance(plain, dict):
+        if _is_labelled(plain):
+            labels.append(plain["label"])
+        elif isinstance(plain, dict):
             rest = ", ".join(f"{key}={_word(value)}" for key, value in plain.items() if key != "name")
             full = f"{name} ({rest})" if name and rest else str(name or rest)
             labels.append(str(name) if name is not None and names.count(name) == 1 else full)
         else:
             labels.append(_word(plain) if isinstance(plain, list) else plain)
     return labels
+
+
+def _unlabelled(node: Node) -> Node:
+    """A mapping without its `label`, which is no setting. One that is no text stays, and is told as an unknown setting."""
+    if not isinstance(node.value, dict) or not _is_labelled(node.plain()):
+        return node
+    return Node({key: child for key, child in node.value.items() if key != "label"}, node.where)
+
+
+def _is_labelled(plain: object) -> bool:
+    return isinstance(plain, dict) and isinstance(plain.get("label"), str) and bool(plain["label"])
 
 
 def _word(value: object) -> str:

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cvkan.domains import DOMAINS
 from cvkan.domains.task import Data
 from cvkan.errors import DataError
-from cvkan.models import MODELS
+from cvkan.models import build
 from cvkan.orchestrator.learner import Learner, Member, Point
 from cvkan.orchestrator.spec import config_of
 from cvkan.provenance import code_hash, machine
@@ -115,8 +115,8 @@ def _flops(config: str) -> int:
     settings = config_of(json.loads(config))
     task = settings.task()
     with torch.device("meta"):
-        model = MODELS[settings.model.identity()["name"]](settings.model, task).eval().to("meta")
-        x = torch.empty(1, *task.shape)
+        model = build(settings.model.identity()["name"], settings.model, task).eval().to("meta")
+        x = torch.zeros(1, *task.shape, dtype=torch.long if task.input == "tokens" else torch.float32)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(x)
     return int(counter.get_total_flops())

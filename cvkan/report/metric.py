@@ -11,7 +11,9 @@ from cvkan.errors import Problem, UserError, did_you_mean
 PARTS = ("best_val_", "last_val_", "last_train_", "test_")
 """What stands before a metric's name in the ledger's columns."""
 
-DIRECTIONS: Mapping[str, Literal["max", "min"]] = {"accuracy": "max", "loss": "min", "mse": "min", "bpc": "min"}
+DIRECTIONS: Mapping[str, Literal["max", "min"]] = {"accuracy": "max", "loss": "min", "mse": "min", "mae": "min", "bpc": "min"}
+TIMES = ("seconds", "seconds_train", "seconds_eval")
+"""Columns of time, which can be reported like a metric."""
 
 FRACTIONS = frozenset({"accuracy"})
 """Metrics between 0 and 1 that people read in per cent."""
@@ -32,7 +34,7 @@ class Metric:
     """Such as accuracy."""
     direction: Literal["max", "min"]
     selection: str
-    """Such as best_val_accuracy: never a test figure."""
+    """Such as best_val_accuracy: never a test figure. A column of time is its own."""
 
     @property
     def is_fraction(self) -> bool:
@@ -52,8 +54,15 @@ def choose_metric(name: str | None, columns: Iterable[str], plan: Mapping[str, A
     bases = {f"{part}{base}": base for part in PARTS for base in headline if part != "last_train_"} | {"last_train_loss": "loss"}
     for column in columns:
         part = next((part for part in PARTS if column.startswith(part)), None)
-        if part is not None and column.removeprefix(part) in directions:
-            bases[column] = column.removeprefix(part)
+        if part is None:
+            continue
+        # A figure of a further test part is test_METRIC_PART.
+        words = column.removeprefix(part).split("_")
+        base = next((name for name in ("_".join(words[:n]) for n in range(len(words), 0, -1)) if name in directions), None)
+        if base is not None:
+            bases[column] = base
+    if name in TIMES and name in columns:
+        return Metric(name, name, "min", name)
     name = f"test_{headline[0]}" if name is None else name
     column = f"test_{name}" if f"test_{name}" in bases else name
     if column not in bases:

@@ -11,11 +11,12 @@ from torch import Tensor
 from cvkan.domains.task import Task
 from cvkan.models import MODELS
 from cvkan.models.aggregations import AGGREGATIONS
-from cvkan.models.cv_kan import CVKAN, INTERACTIONS
+from cvkan.models.cv_kan import CVKAN
 from cvkan.models.embeddings import sinusoidal_angles
 from cvkan.models.norms import NORMS
 from cvkan.models.output import Pair
 from cvkan.models.poolings import POOLINGS
+from cvkan.models.twins import INTERACTIONS
 
 DIGITS = Task("image", (1, 8, 8), "classes", 10)
 
@@ -105,7 +106,7 @@ def test_causal_aggregation_does_not_see_the_future(interaction: str, norm: str,
     for t in (1, 7, 15):
         changed = Pair(z.re.clone(), z.im.clone())
         changed.re[:, t] += 5.0
-        changed.im[:, t] = float("nan")
+        changed.im[:, t] = -1e6
         before, after = model.mix(z), model.mix(changed)
         assert torch.equal(before.re[:, :t], after.re[:, :t]) and torch.equal(before.im[:, :t], after.im[:, :t])
         assert not torch.equal(before.re[:, t:], after.re[:, t:])
@@ -206,6 +207,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("cv_kan", {"window": 4}, "model.window 4 must be odd"),
     ("cv_kan", {"aggregation": "local_window", "window": 9}, "model.window 9 is too wide"),
     ("cv_kan", {"aggregation": "causal", "norm": "batch"}, "model.norm batch"),
+    ("cv_kan", {"head": "factored", "n_heads": 3}, "model.n_heads 3 does not divide model.d_complex 8"),
+    ("cv_kan", {"block": "hierarchical", "aggregation": "local_window"}, "model.aggregation local_window cannot be used with"),
     ("transformer", {"d_model": 9}, "model.n_heads 2"),
     ("transformer", {"d_model": 6, "positions": "sinusoidal"}, "model.d_model 6"),
     ("transformer", {"patch_size": 5}, "model.patch_size 5"),
@@ -221,7 +224,35 @@ def test_settings_that_cannot_work_are_named(name: str, changes: dict[str, Any],
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("field", "value"), [("norm", "ruled"), ("pooling", "men"), ("mlp_layers", 4), ("d_complex", 0), ("per_dim", 1)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("norm", "ruled"), ("pooling", "men"), ("mlp_layers", 4), ("d_complex", 0), ("per_dim", 1), ("block", "gate"), ("head", "magnitude")],
+)
 def test_settings_refuse_values_out_of_bounds(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
         CVKAN.Settings.model_validate({field: value})
+
+
+def test_widths_suit_heads_positions_and_stem() -> None:
+    for head, n_heads, step in (("emergent", 3, 2), ("phase_offset", 3, 2), ("factored", 3, 6), ("factored", 4, 4)):
+        assert CVKAN.width_step(CVKAN.Settings(head=head, n_heads=n_heads)) == step
+
+
+@pytest.mark.parametrize("readout", ["pooled", "tokens"])
+def test_a_forecast_read_from_tokens_knows_their_order(readout: str) -> None:
+    task = Task("series", (12, 3), "forecast", 3, metric="mse", direction="min", horizon=4)
+    torch.manual_seed(0)
+    model = CVKAN(CVKAN.Settings(d_complex=8, n_layers=2, kan_hidden=4, positions="none", readout=readout), task)
+    x = torch.randn(2, 12, 3)
+    same = torch.allclose(model(x).scores, model(x.flip(1)).scores, atol=1e-5)
+    assert same == (readout == "pooled")
+
+
+@pytest.mark.parametrize(("causal", "aggregation"), [(True, "causal"), (False, "mean")])
+def test_an_aggregation_of_auto_is_what_the_task_asks(causal: bool, aggregation: str) -> None:
+    task = Task("tokens", (9,), "token_classes", 5, causal=causal, vocabulary=11)
+    scores = []
+    for name in ("auto", aggregation):
+        torch.manual_seed(0)
+        scores.append(CVKAN(CVKAN.Settings(d_complex=8, kan_hidden=4, aggregation=name), task)(torch.arange(9)[None]).scores)
+    assert torch.equal(scores[0], scores[1])

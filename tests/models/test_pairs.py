@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import pytest
@@ -124,20 +123,6 @@ def test_halves_are_widened(name: str, dtype: torch.dtype) -> None:
     for part in out if isinstance(out, Pair) else (out,):
         assert part.dtype == torch.float32
     close(out, UNARY[name][1](complex_of(z)))
-
-
-def test_a_running_sum_equals_cumsum_and_keeps_the_past_from_the_future() -> None:
-    x = torch.randn(2, 13, 3, dtype=torch.float64)
-    torch.testing.assert_close(pairs.running_sum(x), x.cumsum(1))
-    y = x.clone()
-    y[:, 7] = math.nan
-    assert torch.equal(pairs.running_sum(y)[:, :7], pairs.running_sum(x)[:, :7])
-
-
-def test_a_running_sum_of_many_terms_keeps_its_precision() -> None:
-    x = torch.full((1, 20_000, 1), 0.1)
-    exact = torch.arange(1, 20_001, dtype=torch.float64) * x[0, 0, 0].double()
-    assert ((pairs.running_sum(x)[0, :, 0] - exact) / exact).abs().max() < 1e-6
 
 
 def test_means_and_softmax_see_only_real_tokens() -> None:

@@ -8,11 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cvkan.domains.task import Task
 from cvkan.models import MODELS
 from cvkan.orchestrator.match import MAX_WIDTH, count_parameters, solve
-
-DIGITS = Task(input="image", shape=(1, 8, 8), output="classes", n_outputs=10)
+from fitting import choice_for, task_of
 
 
 def counted(size: Callable[[int], int]) -> tuple[Callable[[int], int], list[int]]:
@@ -62,19 +60,19 @@ def test_the_smaller_of_two_equally_near() -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_parameters_are_counted_without_building_the_model(name: str) -> None:
     model = MODELS[name]
-    tiny = model.tiny()
-    real = sum(parameter.numel() for parameter in model(tiny, DIGITS).parameters() if parameter.requires_grad)
-    assert count_parameters(name, tiny, DIGITS) == real
+    tiny, task = model.tiny(), task_of(choice_for(name))
+    real = sum(parameter.numel() for parameter in model(tiny, task).parameters() if parameter.requires_grad)
+    assert count_parameters(name, tiny, task) == real
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.width is not None])
 def test_every_model_can_be_matched_through_its_width(name: str) -> None:
     model = MODELS[name]
-    tiny = model.tiny()
+    tiny, task = model.tiny(), task_of(choice_for(name))
     step = model.width_step(tiny)
 
     def size(width: int) -> int:
-        return count_parameters(name, tiny.model_copy(update={model.width: width}), DIGITS)
+        return count_parameters(name, tiny.model_copy(update={model.width: width}), task)
 
     found = solve(size, 30_000, step)
     assert found.value % step == 0

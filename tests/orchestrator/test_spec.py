@@ -27,6 +27,7 @@ from cvkan.orchestrator.spec import (
     duration,
 )
 from cvkan.settings import Settings
+from fitting import choice_for
 
 ALL_SETTINGS: list[type[Settings]] = [
     *(entry.Settings for domain in DOMAINS.values() for entry in domain.DATA_SETS.values()),
@@ -56,7 +57,8 @@ def test_a_trial_without_settings_has_defaults() -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("model", MODELS)
 def test_recorded_settings_read_back_equal(model: str, optimizer: str) -> None:
-    found = config(f"{{model: {{name: {model}}}, optimizer: {{name: {optimizer}}}, data: {{root: elsewhere}}, train: {{patience: 3}}}}")
+    tree = {**choice_for(model), "model": {"name": model}, "optimizer": {"name": optimizer}, "train": {"patience": 3}}
+    found = config(json.dumps(tree))
     assert config_of(json.loads(json.dumps(found.plain()))) == found
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from cvkan.errors import UserError
 from cvkan.orchestrator.load import parse
-from cvkan.orchestrator.sweep import SweepSpec, read_sweep, sweep_from
+from cvkan.orchestrator.spec import config_from
+from cvkan.orchestrator.sweep import SweepSpec, read_sweep, sweep_from, tree_at
 
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
 
@@ -140,3 +141,28 @@ def test_one_group_of_tied_axes_needs_no_inner_list(text: str) -> None:
 def test_empty_lists_and_mappings_say_nothing() -> None:
     spec = sweep("name: x\naxes: {}\nzip: []\nexclude: []\nclaims: []\nprofiles: {}\nlimits: {}\ntrial: {}\nmatch: null\n")
     assert (spec.axes, spec.ties, spec.exclude, spec.claims, spec.match) == ({}, (), (), (), None)
+
+
+def test_a_mapping_without_a_name_changes_only_what_it_names() -> None:
+    text = """
+name: windows
+trial: {model: {name: mlp, d_hidden: 24}}
+axes:
+  model:
+    - {label: deep, n_layers: 5}
+    - {n_layers: 1, dropout: 0.5}
+    - {name: resnet}
+"""
+    spec = sweep_from(parse(text, "x.yaml"), "x.yaml")
+    assert [value.label for value in spec.axes["model"]] == ["deep", "n_layers=1, dropout=0.5", "resnet"]
+    models = [config_from(tree_at(spec.trial, {"model": value})).model.identity() for value in spec.axes["model"]]
+    assert [model["name"] for model in models] == ["mlp", "mlp", "resnet"]
+    assert [model.get("d_hidden") for model in models] == [24, 24, None]
+    assert [model.get("n_layers") for model in models] == [5, 1, None]
+
+
+@pytest.mark.parametrize("label", ["3", "''", "[a]"])
+def test_a_label_is_text(label: str) -> None:
+    spec = sweep_from(parse(f"name: x\naxes:\n  model: [{{label: {label}, n_layers: 2}}]", "x.yaml"), "x.yaml")
+    with pytest.raises(UserError, match=r"x.yaml:3: model.label: unknown setting"):
+        config_from(tree_at(spec.trial, {"model": spec.axes["model"][0]}))

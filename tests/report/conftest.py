@@ -23,10 +23,6 @@ Row = dict[str, Any]
 Sample = tuple[pa.Table, pa.Table, dict[str, Any]]
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--accept-golden", action="store_true", default=False, help="write the golden files of tests/report anew")
-
-
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     """Compares a text with tests/report/golden/NAME, or writes it there with --accept-golden."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import shlex
 import sys
 from enum import StrEnum
@@ -357,7 +358,7 @@ def generate(
         float, typer.Option("--temperature", min=0, max=100, help="0 takes the likeliest byte; 1 draws as learned.")
     ] = 1.0,
     top_k: Annotated[int | None, typer.Option("--top-k", min=1, help="Draw from the likeliest so many bytes only.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws: the same one writes the same text.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of the draws: the same one writes the same text.")] = 0,
     results: Results = Path("results"),
     cache: Cache = None,
 ) -> None:
@@ -367,6 +368,8 @@ def generate(
     from cvkan.generate import continued, find_run, load_run, picker, prompt_notes, shown, unseen
     from cvkan.models.protocol import Streaming
 
+    if math.isnan(temperature):
+        raise UserError(Problem("--temperature", "", "expected a number from 0 to 100; got nan"))
     found = find_run(run, results)
     trained = load_run(found)
     text = prompt.encode("utf-8", "surrogateescape")
@@ -377,7 +380,7 @@ def generate(
             notes += [f"the training part has no byte {byte}" for byte in unseen(text, data.train.x)]
     for note in notes:
         typer.secho(note, err=True, fg=typer.colors.YELLOW)
-    written = continued(trained.model, text, trained.task.length, length, picker(temperature, top_k, seed))
+    written = continued(trained.model, text, trained.task.shape[0], length, picker(temperature, top_k, seed))
     typer.echo(shown(text + written))
 
 

@@ -101,7 +101,7 @@ LIMITS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "excl
 
 
 def _listed(names: Iterable[object]) -> str:
-    *head, last = [f"`{name}`" for name in names]
+    *head, last = [f"`{name if isinstance(name, str) else json.dumps(name)}`" for name in names]
     return f"{', '.join(head)} or {last}" if head else last
 
 

@@ -112,6 +112,11 @@ def test_a_sweep_runs_from_end_to_end(
     assert caught.value.code == 0, capsys.readouterr().err
     trials = Ledger(tmp_path / f"{path.stem}@smoke").trials()
     assert trials["status"].to_pylist() == ["completed"] * ARMS[path.stem]
+    for format in ("terminal", "markdown", "csv"):
+        monkeypatch.setattr(sys, "argv", ["cvkan", "report", str(tmp_path), "--format", format])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        assert caught.value.code == 0
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", ["cvkan", "report", str(tmp_path), "--format", "json"])
     with pytest.raises(SystemExit):

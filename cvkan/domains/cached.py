@@ -68,6 +68,8 @@ class DataSet:
     """The arrays as tensors."""
     describe: Callable[[Any, Entry], list[str]]
     """Lines for people: each part's size and what is in it."""
+    version: int = 1
+    """To be raised when `write` makes other arrays of the same source: those in the cache are then written anew."""
     unwritten: frozenset[str] = frozenset()
     """Settings that do not change the arrays, only how they are opened."""
     folder: str | None = None
@@ -118,5 +120,5 @@ class CachedDomain:
         data_set = self.DATA_SETS[settings.name]
         left_out = data_set.unwritten | settings.outside_key
         options = settings.model_dump(mode="json", exclude=set(left_out))
-        identity = {"source": data_set.signature(settings), "options": options}
+        identity = {"source": data_set.signature(settings), "options": options, "version": data_set.version}
         return ensure(cache, f"{self.name}-{settings.name}", identity, partial(data_set.write, settings))

@@ -303,7 +303,7 @@ def _stored(settings: type[CharSettings], paths: Callable[[Any], list[Path]], hi
         text = _found(chosen, paths(chosen), hint)
         return _write(chosen, writer, text.size, str(text.path), text.pieces())
 
-    return DataSet(settings, _task, signed, write, _open, _describe, UNWRITTEN, folder)
+    return DataSet(settings, _task, signed, write, _open, _describe, unwritten=UNWRITTEN, folder=folder)
 
 
 def _write_pydoc(settings: PydocSettings, writer: Writer) -> dict[str, Any]:

@@ -54,7 +54,10 @@ def folder_task(settings: FolderSettings) -> Task:
 def folder_signature(settings: FolderSettings) -> dict[str, Any]:
     """Names, sizes and times of change of all images."""
     folder = settings.folder()
-    return signature(folder, [name for names in _images(folder).values() for name in names])
+    try:
+        return signature(folder, [name for names in _images(folder).values() for name in names])
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
+        raise DataError(f"{folder}: cannot be read: {error}; remove what is broken") from error
 
 
 def open_folder(settings: FolderSettings) -> Source:

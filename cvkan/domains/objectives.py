@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 RISING = frozenset({"accuracy"})
 """Metrics of which more is better."""
+REACHED = "reached_step"
+"""The figure of trials with `train.reach`: the step after which the validation part first had the asked figure."""
 UNASKED = -100
 """What stands for the target of a token that is not asked for; any negative target does."""
 

@@ -4,7 +4,8 @@ Symbols: B clips of n samples x in -32768 ... 32767, N = n_fft, w the periodic H
     Z (B, F, K) = sum over j of w_j x_(f hop - N/2 + j) / 32768 e^(-2 pi i j k / N), x reflected at its ends (torch.stft's `center`)
     z = a Z, where the training part has mean |z|^2 = 1
     compress none: z;  log: b log(1 + |z| / FLOOR) z / |z|, where the training part has mean square 1 again
-Z is rounded to float16 wherever it is computed, so that stored and computed frames are the same bits.
+Z is rounded to float16 wherever it is computed, so that stored and computed
+frames are the same bits on one device; another device's FFT may differ in the last ones.
 """
 
 from __future__ import annotations

@@ -209,13 +209,19 @@ def _ids(sentences: Sequence[Sequence[str]], known: Mapping[str, int], length: i
 def _write_sentences(
     settings: SentenceSettings, writer: Writer, tables: Sequence[Table], classes: list[str], test: float
 ) -> dict[str, Any]:
-    """Writes the sentences of the tables; a second table is the test part, else it is the fraction `test`."""
+    """Writes the sentences of the tables; a second table is the test part, else it is the fraction `test`.
+
+    What stands word for word in the validation or test part is left out of the training part.
+    """
     sentences = [tokens(sentence) for table in tables for sentence in table.sentences]
     number = {label: place for place, label in enumerate(classes)}
     labels = np.array([number[label] for table in tables for label in table.labels], dtype=np.int64)
     official = np.arange(len(tables[0].labels), len(labels)) if len(tables) > 1 else None
     sizes = {"train": settings.n_train, "validation": settings.n_validation, "test": settings.n_test}
     chosen = parts(labels, official, test, settings.validation, sizes, settings.split_seed)
+    held_out = {tuple(sentences[index]) for part in PARTS[1:] for index in chosen[part]}
+    whole = chosen["train"]
+    chosen = {**chosen, "train": np.array([index for index in whole if tuple(sentences[index]) not in held_out], dtype=np.int64)}
     by_part = {part: [sentences[index] for index in indices] for part, indices in chosen.items()}
     known = numbered(by_part["train"], settings)
     cut, unknown = {}, {}
@@ -225,12 +231,15 @@ def _write_sentences(
         writer.write(f"{part}_y", np.int64, (len(ids),), [labels[chosen[part]]])
         cut[part] = sum(len(sentence) > settings.length for sentence in of_part)
         unknown[part] = float((ids == UNKNOWN).sum() / (ids != PADDING).sum())
-    return {"classes": classes, "words": list(known), "cut": cut, "unknown": unknown}
+    repeated = len(whole) - len(chosen["train"])
+    return {"classes": classes, "words": list(known), "cut": cut, "unknown": unknown, "repeated": repeated}
 
 
 def _describe_sentences(settings: SentenceSettings, entry: Entry) -> list[str]:
     about = entry.about
     lines = [f"{len(about['words'])} known words, of at most {settings.vocabulary - FIRST}: {' '.join(about['words'][:12])} ..."]
+    if about["repeated"]:
+        lines.append(f"{about['repeated']} sentences left out of the training part: they stand in another part too")
     for part, size in _sizes(entry, about["classes"]).items():
         lines.append(f"{size}; {about['cut'][part]} cut to {settings.length} tokens, {about['unknown'][part]:.1%} of the words unknown")
     return lines

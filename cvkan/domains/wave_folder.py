@@ -75,7 +75,10 @@ def class_folders(folder: Path) -> list[str]:
 def folder_signature(settings: FolderSettings) -> dict[str, Any]:
     """Names, sizes and times of change of all files. Raises DataError where a class has none."""
     folder = settings.folder()
-    return signature(folder, [name for names in _files(folder).values() for name in names])
+    try:
+        return signature(folder, [name for names in _files(folder).values() for name in names])
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
+        raise DataError(f"{folder}: cannot be read: {error}; remove what is broken") from error
 
 
 def write_folder(settings: FolderSettings, writer: Writer) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""real_polar: CV-KAN without interference; tokens carry magnitudes and directions that never meet in a sum.
+"""real_polar: CV-KAN whose magnitudes do not interfere; tokens carry magnitudes and directions, which are summed apart.
 
 Symbols, with B batch, T tokens, D = d_complex, H = kan_hidden * mlp_expansion, EPS under every root and log as in pairs.py:
     u (B, T, D)         log-magnitudes, real; m = e^u magnitudes
@@ -20,6 +20,8 @@ of magnitudes M and directions c apart (B, D) -> features -> scores.
 `head_features`: magnitude, M <c, r> (D features); both, (M, c) (3D). Of tokens that are not pooled, M = m and c = p.
 `norm`, of u over D: layer, standardised, with gain and bias; rms, u - log sqrt(mean e^2u); logmag, standardised.
 `pooling`: POLAR_POOLINGS below.
+Directions are averaged as unit vectors: opposite ones still cancel among themselves, but they weaken no magnitude, and a
+large magnitude does not make its direction count more.
 Source: this project's; the question is whether interference, the sum of complex numbers, matters.
 Deviations: u grows by log|m + a| instead of by s psi_mag(U), because centring would cancel what every token gets alike.
 Scores read magnitudes along learned directions, because nothing else lets directions reach the scores.
@@ -173,7 +175,7 @@ LOG_NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 class RealPolarSettings(PolarSettings, TwinWithMeans):
-    """Real-valued twin of CV-KAN: magnitudes and directions are averaged and changed apart, so that nothing interferes."""
+    """Real-valued twin of CV-KAN: magnitudes and directions are averaged and changed apart, so that opposite phases weaken nothing."""
 
     name: Literal["real_polar"] = "real_polar"
     norm: Annotated[str, one_of(LOG_NORMS)] = "none"

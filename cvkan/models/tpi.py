@@ -3,7 +3,7 @@
 Symbols: B batch, T tokens, D = d_model; everything per channel and token t unless said otherwise.
     h (B, T, D)        residual stream, float32; x = LN(h), with shift: x_t <- p x_t + q x_{t-1}, p and q learned (D), 1/2 at the start
     omega_t = W x_t    turn of a token; |a| learned speed (D), 1e-3 at the start
-    phi_t              phase, sum_{i<=t} |a| omega_i; with phase_init W_init x_t is added, which does not accumulate
+    phi_t              phase, sum_{i<=t} |a| omega_i; with phase_init W_init x_t is added to phi and phi^q, which does not accumulate
     phi^q_t            phase at which the memory is read; phi itself but for three variants
     m_t = 5 sigmoid(W_m x_t)                          how strongly a token writes
     M_t = sum_{i<=t} w_{t,i} m_i x_i e^{i phi_i}      memory; N_t = sum_{i<=t} w_{t,i} m_i + 1e-6
@@ -27,7 +27,8 @@ The head normalises the pairs (x cos phi, x sin phi) and (Re r, Im r) each by th
 Source: the decoupling summary (TPI experiments on language and recall).
 Deviations: the pairs' normalisation has no gain, since the head's first linear map has one. Projections to phases run in
 float32 under autocast. The associative memory keeps everything, whatever the window. Dropout works on what a layer adds.
-There are no positions: phases tell the order of tokens, so T is free.
+All linear maps have a bias. That of W turns every phase by a constant per token, a relative position that is learned; there
+are no others, so T is free.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from cvkan.domains.objectives import OBJECTIVES, RISING
+from cvkan.domains.objectives import OBJECTIVES, REACHED, RISING
 from cvkan.domains.task import Data, Split
 from cvkan.models import build
 from cvkan.models.output import Output
@@ -257,8 +257,12 @@ class Learner:
             member.best_epoch, member.since_best = member.epoch, 0
         else:
             member.since_best += 1
-        patience = self.config.train.patience
-        member.done = member.epoch >= self.config.train.epochs or (patience is not None and member.since_best >= patience)
+        reach, patience = self.config.train.reach, self.config.train.patience
+        if reach is not None and sign * metrics[self.task.metric] >= sign * reach:
+            member.figures.setdefault(REACHED, float(member.step))
+        out_of_patience = patience is not None and member.since_best >= patience
+        reached = self.config.train.stop_at_reach and REACHED in member.figures
+        member.done = member.epoch >= self.config.train.epochs or out_of_patience or reached
 
     def test(self, member: Member, tick: Callable[[], None] = _nothing) -> dict[str, float]:
         """The test figures of a member's best weights. The test part is touched here only, once a trial has ended."""

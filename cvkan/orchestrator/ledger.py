@@ -44,6 +44,9 @@ FINAL = frozenset({"completed", "stopped", "diverged"})
 """Statuses that are results; a trial of any other status is trained again by the next `cvkan sweep`."""
 STATUSES = ("completed", "stopped", "diverged", "out_of_memory", "timed_out", "failed", "lost", "interrupted")
 
+COSTS = ("seconds", "seconds_train", "seconds_eval")
+"""Columns beside the figures that a claim or a report may be about; less is better."""
+
 HEAD = {"key": pa.string(), "sweep": pa.string(), "arm": pa.string()}
 CORE = {
     "seed": pa.int64(), "status": pa.string(), "reason": pa.string(), "n_params": pa.int64(), "flops": pa.int64(),

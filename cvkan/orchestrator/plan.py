@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cvkan.domains.objectives import OBJECTIVES, figures
-from cvkan.domains.task import Task
+from cvkan.domains.objectives import OBJECTIVES, REACHED, figures
 from cvkan.errors import DataError, Problem, UserError, did_you_mean, nearest
 from cvkan.models import MODELS
 from cvkan.orchestrator import load
+from cvkan.orchestrator.ledger import COSTS
 from cvkan.orchestrator.load import Node, Scalar
 from cvkan.orchestrator.match import count_parameters, solve
 from cvkan.orchestrator.spec import Match, TrialConfig, config_from, data_problems
@@ -119,7 +119,7 @@ def make_plan(spec: SweepSpec, data_hash: DataHash) -> Plan:
         raise UserError(problems)
     if not arms:
         raise UserError(_nothing_left(spec, dropped))
-    _check_metrics(spec, [arm.config.task() for arm in arms])
+    _check_metrics(spec, arms)
     hashes = _hashes(spec, arms, data_hash)
     trials = [Trial(trial_key(arm.config, hashes[arm.id], seed), arm, seed, hashes[arm.id]) for seed in spec.seeds for arm in arms]
     _refuse_twins(spec, trials)
@@ -149,15 +149,13 @@ def _point_of(spec: SweepSpec, arm: Arm) -> dict[str, AxisValue]:
     return {path: next(value for value in values if value.label == arm.values[path]) for path, values in spec.axes.items()}
 
 
-TIMES = ("seconds", "seconds_train", "seconds_eval")
-"""Columns beside the figures that a claim may be about: the time of the whole trial, of training, of evaluation."""
-
-
-def _check_metrics(spec: SweepSpec, tasks: Sequence[Task]) -> None:
+def _check_metrics(spec: SweepSpec, arms: Sequence[Arm]) -> None:
     """Refuses claims about figures that trials do not have."""
+    tasks = [arm.config.task() for arm in arms]
+    reached = [REACHED] if any(arm.config.train.reach is not None for arm in arms) else []
     metrics = dict.fromkeys(name for task in tasks for name in OBJECTIVES[task.output].metrics)
     columns = dict.fromkeys(name for task in tasks for name in figures(OBJECTIVES[task.output].metrics, task.further))
-    valid = [*columns, *metrics, *TIMES]
+    valid = [*columns, *metrics, *COSTS, *reached]
     problems = []
     for index, claim in enumerate(spec.claims):
         if claim.metric not in valid:

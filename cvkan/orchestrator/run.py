@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from cvkan.domains import DOMAINS
-from cvkan.domains.objectives import OBJECTIVES, figures
+from cvkan.domains.objectives import OBJECTIVES, REACHED, figures
 from cvkan.domains.task import Task
 from cvkan.errors import Problem, UserError
 from cvkan.orchestrator.ledger import FINAL, SCHEMA_VERSION, Ledger, Row
@@ -141,7 +141,8 @@ def row_of(trial: Trial, outcome: Outcome, sweep: str, attempts: int) -> Row:
         **{name: getattr(outcome, name) for name in OUTCOME_COLUMNS},
         **machine,
     }
-    figures: dict[str, float | None] = dict.fromkeys(figure_names(trial.arm.config.task()))
+    names = figure_names(trial.arm.config.task()) + ([REACHED] if trial.arm.config.train.reach is not None else [])
+    figures: dict[str, float | None] = dict.fromkeys(names)
     curve = [vars(point) for point in outcome.curve]
     return Row(fixed, dict(trial.arm.values), {**figures, **outcome.figures}, curve)
 

@@ -6,9 +6,9 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from cvkan.domains import DOMAINS
@@ -77,13 +77,23 @@ class TrainSettings(Settings):
     """Early stopping: evaluations without a better validation figure before a trial ends; null trains all epochs."""
     eval_every: Count = 1
     """Epochs between evaluations of the validation part; the last epoch is always followed by one."""
+    reach: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """A value of the headline figure: the step at which the validation part first reaches it is the column reached_step."""
+    stop_at_reach: bool = False
+    """End a trial where it has reached `reach`."""
     eval_train: bool = False
     """Evaluate the training part too: its figures are the curve's split "fit"."""
+
+    @model_validator(mode="after")
+    def _something_to_reach(self) -> Self:
+        if self.stop_at_reach and self.reach is None:
+            raise PydanticCustomError("stop_at_reach", "stop_at_reach: true needs a value of reach")
+        return self
 
     synonyms: ClassVar[Mapping[str, str]] = {
         "batch": "batch_size", "amp": "precision", "dtype": "precision", "clip": "grad_clip", "early_stopping": "patience",
         "eval_interval": "eval_every",
-        "validate_every": "eval_every",
+        "validate_every": "eval_every", "target": "reach",
     }  # fmt: skip
 
 
@@ -295,7 +305,7 @@ def _message(cls: type[Settings], steps: list[str | int], detail: ErrorDetails) 
     limits = {name: f"{limit:,g}" if isinstance(limit, float) else limit for name, limit in detail.get("ctx", {}).items()}
     text = f"expected {EXPECTED[kind].format(**limits)}" if kind in EXPECTED else detail["msg"]
     if kind == "literal_error":
-        text = text.replace("'", "")
+        text = text.replace("'", "").replace("True", "true").replace("False", "false")  # as YAML has them
     if kind.startswith("int_") and isinstance(value, float) and value.is_integer():
         return f"{text}; write {int(value)} instead of {value}"
     return f"{text}; got {shown(value)}"

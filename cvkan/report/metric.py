@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cvkan.errors import Problem, UserError, did_you_mean
+from cvkan.orchestrator.ledger import COSTS
 
 PARTS = ("best_val_", "last_val_", "last_train_", "test_")
 """What stands before a metric's name in the ledger's columns."""
 
 DIRECTIONS: Mapping[str, Literal["max", "min"]] = {"accuracy": "max", "loss": "min", "mse": "min", "mae": "min", "bpc": "min"}
-TIMES = ("seconds", "seconds_train", "seconds_eval")
-"""Columns of time, which can be reported like a metric."""
+
 
 FRACTIONS = frozenset({"accuracy"})
 """Metrics between 0 and 1 that people read in per cent."""
@@ -34,7 +34,7 @@ class Metric:
     """Such as accuracy."""
     direction: Literal["max", "min"]
     selection: str
-    """Such as best_val_accuracy: never a test figure. A column of time is its own."""
+    """Such as best_val_accuracy: never a test figure. A cost (time, steps) is its own."""
 
     @property
     def is_fraction(self) -> bool:
@@ -61,7 +61,9 @@ def choose_metric(name: str | None, columns: Iterable[str], plan: Mapping[str, A
         base = next((name for name in ("_".join(words[:n]) for n in range(len(words), 0, -1)) if name in directions), None)
         if base is not None:
             bases[column] = base
-    if name in TIMES and name in columns:
+    # Like other figures it has no column yet in a sweep without finished trials.
+    reached = name == "reached_step" and (name in columns or any(claim["metric"] == name for claim in plan["claims"]))
+    if name is not None and (name in COSTS or reached):
         return Metric(name, name, "min", name)
     name = f"test_{headline[0]}" if name is None else name
     column = f"test_{name}" if f"test_{name}" in bases else name

@@ -259,8 +259,8 @@ def _arms(plan: Mapping[str, Any], grid: Grid, metric: Metric) -> tuple[ArmSumma
 
 def _best(arms: Sequence[ArmSummary], metric: Metric, curves: pa.Table, plan: Mapping[str, Any]) -> Best | None:
     known = [(arm.validation, arm) for arm in arms if arm.validation is not None]
-    if not known:
-        return None
+    if not known or len(plan["axes"].get("domain", [])) > 1:
+        return None  # figures of different tasks have no best
     pick = max if metric.direction == "max" else min
     _, arm = pick(known, key=lambda pair: pair[0])
     keys = [trial["key"] for trial in plan["trials"] if trial["arm"] == arm.arm]

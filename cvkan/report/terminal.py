@@ -25,6 +25,7 @@ from cvkan.report.words import (
     number_of,
     plain,
     scale_of,
+    selection_words,
     short_names,
     time_unit,
     trial_time,
@@ -165,12 +166,12 @@ def _best(best: Best, summary: SweepSummary, scale: Scale) -> list[RenderableTyp
     line = Text(plain(arm.label), style="bold cyan")
     figure = f"{metric_words(metric)} {scale.interval(arm.figure)}{scale.unit}, {_seeds(arm.figure.n, len(summary.seeds))}"
     notes = [f"; {', '.join(counts_words(arm.flags))}"] if arm.flags else []
-    chosen = f"chosen from {number_of(best.n_arms, 'arm')} by mean validation {metric.name}, {scale.number(arm.validation)}{scale.unit}"
+    chosen = f"chosen from {number_of(best.n_arms, 'arm')} by mean {selection_words(metric)}, {scale.number(arm.validation)}{scale.unit}"
     lines = [line, Text(figure + "".join(notes)), Text(chosen, style="dim")]
     if len(best.curve) > 1:
         (first, low), (last, high) = best.curve[0], best.curve[-1]
         curve = Text(f"{scale.number(low)} ", style="dim").append(bars([value for _, value in best.curve], 30), style="cyan")
-        curve.append(f" {scale.number(high)}{scale.unit}  mean validation {metric.name}, epochs {first} to {last}", style="dim")
+        curve.append(f" {scale.number(high)}{scale.unit}  mean {selection_words(metric)}, epochs {first} to {last}", style="dim")
         lines.append(curve)
     return [*_title("Best arm"), *_indented(*lines)]
 
@@ -277,7 +278,7 @@ def _arms(summary: SweepSummary, scale: Scale, show_all: bool) -> list[Renderabl
     sign = -1.0 if metric.direction == "max" else 1.0
     ranked = sorted(summary.arms, key=lambda arm: math.inf if arm.validation is None else sign * arm.validation)
     shown = ranked if show_all or len(ranked) <= MOST_ARMS else ranked[:SHOWN_ARMS]
-    parts = [*_title(f"Arms, best validation {metric.name} first"), *_indented(_arms_table(shown, summary, scale))]
+    parts = [*_title(f"Arms, best {selection_words(metric)} first"), *_indented(_arms_table(shown, summary, scale))]
     return parts + _more(len(ranked) - len(shown), f"of {len(ranked):,} arms are not shown", show_all)
 
 
@@ -322,8 +323,9 @@ def _flags(flags: Mapping[str, int]) -> Text:
 
 
 def _short(summary: SweepSummary) -> str:
-    part = summary.metric.column.removesuffix(f"_{summary.metric.name}")
-    return {"test": "test", "best_val": "best val", "last_val": "last val", "last_train": "last train"}[part]
+    column = summary.metric.column
+    parts = {"test_": "test", "best_val_": "best val", "last_val_": "last val", "last_train_": "last train"}
+    return next((word for part, word in parts.items() if column.startswith(part)), column)
 
 
 def _foot(summary: SweepSummary) -> list[RenderableType]:

@@ -23,6 +23,7 @@ from cvkan.report.words import (
     number_of,
     plain,
     scale_of,
+    selection_words,
     short_names,
     time_unit,
     trial_time,
@@ -133,7 +134,7 @@ def _state(summary: SweepSummary, name: str) -> str:
 def _best(best: Best, summary: SweepSummary, scale: Scale) -> str:
     arm, metric = best.arm, summary.metric
     figure = f"{metric_words(metric)} {scale.interval(arm.figure)}{scale.unit}, {arm.figure.n} of {number_of(len(summary.seeds), 'seed')}"
-    chosen = f"chosen from {number_of(best.n_arms, 'arm')} by mean validation {metric.name}, {scale.number(arm.validation)}{scale.unit}"
+    chosen = f"chosen from {number_of(best.n_arms, 'arm')} by mean {selection_words(metric)}, {scale.number(arm.validation)}{scale.unit}"
     notes = f"; {', '.join(counts_words(arm.flags))}" if arm.flags else ""
     return f"**{_escaped(arm.label)}**: {figure}{notes} ({chosen})"
 

@@ -18,6 +18,11 @@ STATUS_WORDS = {
     "no_figure": "without figure",
 }  # fmt: skip
 
+COST_WORDS = {
+    "seconds": "time in seconds", "seconds_train": "training time in seconds", "seconds_eval": "evaluation time in seconds",
+    "reached_step": "step at which the asked figure was reached",
+}  # fmt: skip
+"""What columns of costs are called."""
 PART_WORDS = {"test_": "test", "best_val_": "best validation", "last_val_": "last validation", "last_train_": "last training"}
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -62,8 +67,16 @@ def scale_of(metric: Metric, values: Iterable[float | None]) -> Scale:
 
 
 def metric_words(metric: Metric) -> str:
-    """ "test accuracy", "best validation loss"."""
-    return f"{PART_WORDS[metric.column.removesuffix(metric.name)]} {metric.name}"
+    """ "test accuracy", "best validation loss", "test bpc at 1024", "training time in seconds"."""
+    if metric.column in COST_WORDS:
+        return COST_WORDS[metric.column]
+    part = next(part for part in PART_WORDS if metric.column.startswith(part))
+    return f"{PART_WORDS[part]} {metric.column.removeprefix(part).replace('_', ' ')}"
+
+
+def selection_words(metric: Metric) -> str:
+    """What arms are chosen by: "validation accuracy", or the cost itself."""
+    return COST_WORDS.get(metric.selection, f"validation {metric.name}")
 
 
 def plain(text: str) -> str:

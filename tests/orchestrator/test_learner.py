@@ -232,3 +232,27 @@ def test_a_newer_checkpoint_is_refused() -> None:
 def test_points_are_plain_values(digits: Data) -> None:
     points = Learner(config(), [0], digits, CPU).epoch()[0]
     assert all({type(value) for value in asdict(point).values()} <= {int, str, float} for point in points)
+
+
+def test_the_step_at_which_a_figure_is_reached_is_noted_and_can_end_a_trial(digits: Data) -> None:
+    def trained(**train: float) -> Learner:
+        learner = Learner(config(train={"epochs": 4, "eval_every": 2, **train}), [0], digits, CPU)
+        finish(learner)
+        return learner
+
+    noted, stopped, never = trained(reach=0.0), trained(reach=0.0, stop_at_reach=True), trained(reach=1.5, stop_at_reach=True)
+    assert noted.members[0].figures["reached_step"] == 2 * noted.steps_per_epoch
+    assert [learner.members[0].epoch for learner in (noted, stopped, never)] == [4, 2, 4]
+    assert "reached_step" not in never.members[0].figures
+
+
+def test_evaluations_between_epochs_change_nothing_and_may_cover_the_training_part(digits: Data) -> None:
+    every, sparse = (
+        Learner(config(train={"epochs": 3, **train}), [0], digits, CPU) for train in ({}, {"eval_every": 2, "eval_train": True})
+    )
+    (often,), (seldom,) = finish(every), finish(sparse)
+    assert same(weights(every), weights(sparse))
+    assert sorted({point.epoch for point in seldom}) == [2, 3]
+    assert {point.split for point in seldom} == {"train", "fit", "val"}
+    at_end = [point for point in often if point.epoch == 3 and point.split == "val"]
+    assert at_end == [point for point in seldom if point.epoch == 3 and point.split == "val"]

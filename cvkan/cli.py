@@ -9,7 +9,7 @@ import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,16 +34,37 @@ app = typer.Typer(
 data_app = typer.Typer(help="Prepare and check data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="The sweep file, such as sweeps/depth_vs_width.yaml.")]
+
+def _home(param: typer.CallbackParam, value: str | Path | None) -> str | Path | None:
+    """A place with its leading ~ replaced by the home folder: a shell leaves it as it is in --results=~/r."""
+    if value is None or not str(value).startswith("~"):
+        return value
+    try:
+        return type(value)(Path(value).expanduser())
+    except RuntimeError:
+        raise UserError(Problem(f"{_named(param)} {value}", "", f"there is no home folder {Path(value).parts[0]}")) from None
+
+
+def _named(param: typer.CallbackParam) -> str:
+    """An option's long name, an argument's name in capitals."""
+    return max(param.opts, key=len) if param.param_type_name == "option" else str(param.name).upper()
+
+
+File = Annotated[Path, typer.Argument(metavar="FILE", callback=_home, help="The sweep file, such as sweeps/depth_vs_width.yaml.")]
 Profile = Annotated[str | None, typer.Option("--profile", "-p", help="A profile of the sweep file, such as full.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="PATH=VALUE", help="Change a setting, such as train.epochs=5.")]
 Seeds = Annotated[str | None, typer.Option("--seeds", help="Number of seeds (8), or a list of them (3,5,7).")]
-Results = Annotated[Path, typer.Option("--results", "-r", help="Folder of all results.")]
-DataRoot = Annotated[str | None, typer.Option("--data", help="Folder with data sets; short for --set data.root=DIR.")]
-Cache = Annotated[Path | None, typer.Option("--cache", help="Folder for decoded data sets; by default the user's cache folder.")]
+Results = Annotated[Path, typer.Option("--results", "-r", callback=_home, help="Folder of all results.")]
+DataRoot = Annotated[str | None, typer.Option("--data", callback=_home, help="Folder with data sets; short for --set data.root=DIR.")]
+Cache = Annotated[
+    Path | None, typer.Option("--cache", callback=_home, help="Folder for decoded data sets; by default the user's cache folder.")
+]
 Local = Annotated[bool, typer.Option("--local", help="Train in this process, without Ray.")]
 
 EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
+
+PLACE_ERRORS = frozenset({errno.ENAMETOOLONG, errno.EACCES})
+"""What the system answers to names of files and folders that nobody could use, wherever they are looked at first."""
 
 
 class Format(StrEnum):
@@ -69,6 +90,9 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(EXIT_FAILED)
     except OSError as error:
+        if error.errno in PLACE_ERRORS and error.filename is not None:
+            typer.secho(str(Problem(str(error.filename), "", f"cannot be used: {error.strerror}")), err=True, fg=typer.colors.RED)
+            sys.exit(EXIT_USER)
         if error.errno != errno.ENOSPC or error.filename is not None:  # not the output: a mistake of ours, to be seen whole
             raise
         with contextlib.suppress(OSError):
@@ -99,10 +123,6 @@ def _cache(cache: Path | None) -> Path:
     from platformdirs import user_cache_path
 
     return (cache or user_cache_path("cvkan")).absolute()
-
-
-def _all_sets(sets: list[str] | None, data: str | None) -> list[str]:
-    return [*(sets or []), *([f"data.root={data}"] if data else [])]
 
 
 def _planned(spec: SweepSpec, cache: Path) -> Plan:
@@ -138,7 +158,7 @@ def sweep(
 
     if local and address:
         raise UserError(Problem("--local", "", "trains in this process; leave out --address"))
-    spec = read_sweep(file, profile, _all_sets(sets, data), seeds)
+    spec = read_sweep(file, profile, sets or (), seeds, data)
     plan = _planned(spec, _cache(cache))
     view = _sweep_view()
     result = _drive(plan, results, cache, _connect(spec, local, address, workers, dashboard), view)
@@ -220,18 +240,19 @@ def plan(
     from cvkan.orchestrator.sweep import read_sweep
     from cvkan.report.plan_table import render_plan
 
-    made = _planned(read_sweep(file, profile, _all_sets(sets, data), seeds), _cache(cache))
+    made = _planned(read_sweep(file, profile, sets or (), seeds, data), _cache(cache))
     Console().print(render_plan(made, Ledger(results / made.spec.folder).statuses()))
 
 
 @app.command()
 def train(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="A sweep file to take the trial from; its axes take their first values.")
+        Path | None,
+        typer.Argument(metavar="[FILE]", callback=_home, help="A sweep file to take the trial from; its axes take their first values."),
     ] = None,
     profile: Profile = None,
     sets: Sets = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="The trial's seed.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="The trial's seed.")] = 0,
     results: Results = Path("results"),
     data: DataRoot = None,
     cache: Cache = None,
@@ -248,7 +269,7 @@ def train(
     tree = load.read(file) if file else Node({}, source)
     if isinstance(tree.value, dict):  # anything else is refused below, with its place
         tree = load.put(tree, ("name",), Node(TRAIN, source))
-    spec = sweep_from(tree, source, profile, _all_sets(sets, data), f"{seed},", one_trial=True)
+    spec = sweep_from(tree, source, profile, sets or (), f"{seed},", data, one_trial=True)
     made = _planned(spec, _cache(cache))
     result = _drive(made, results, cache, _connect(spec, True, None, None, False), EpochView(Console()))
     if result.held:
@@ -258,10 +279,14 @@ def train(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="A results folder, or one sweep's folder in it.")] = Path("results"),
+    folder: Annotated[
+        Path, typer.Argument(metavar="[FOLDER]", callback=_home, help="A results folder, or one sweep's folder in it.")
+    ] = Path("results"),
     format: Annotated[Format, typer.Option("--format", "-f", help="What to write.")] = Format.terminal,
     metric: Annotated[str | None, typer.Option("--metric", "-m", help="The column to report, such as test_loss.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file to write to, instead of the terminal.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", callback=_home, help="A file to write to, instead of the terminal.")
+    ] = None,
     show_all: Annotated[bool, typer.Option("--all", help="Show every arm of large sweeps.")] = False,
 ) -> None:
     """Show what the ledgers say: failures first, the best arm, claims, means with 95% intervals over seeds."""
@@ -314,7 +339,7 @@ def _write_report(summaries: Sequence[SweepSummary], format: Format, output: Pat
 @app.command("list")
 def list_(
     kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help=f"{', '.join(KINDS)}; all of them if left out.")] = None,
-    sweeps: Annotated[Path, typer.Option("--sweeps", help="Folder of sweep files.")] = Path("sweeps"),
+    sweeps: Annotated[Path, typer.Option("--sweeps", callback=_home, help="Folder of sweep files.")] = Path("sweeps"),
 ) -> None:
     """Name the models, data sets, norms, poolings, optimizers and sweeps at hand, each with a line about it."""
     from rich.console import Console
@@ -330,7 +355,7 @@ def list_(
 @app.command()
 def doctor(
     results: Results = Path("results"),
-    data: Annotated[Path, typer.Option("--data", help="Folder with data sets.")] = Path("data"),
+    data: Annotated[Path, typer.Option("--data", callback=_home, help="Folder with data sets.")] = Path("data"),
     cache: Cache = None,
 ) -> None:
     """Check versions, devices, folders and data; exit code 1 if something needs mending."""
@@ -349,7 +374,9 @@ def generate(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN", help="A trial's key or its beginning, its folder of checkpoints, or a sweep's folder (its best trial)."
+            metavar="RUN",
+            callback=_home,
+            help="A trial's key or its beginning, its folder of checkpoints, or a sweep's folder (its best trial).",
         ),
     ],
     prompt: Annotated[str, typer.Option("--prompt", help="The text to continue; a line's end if left out.")] = "",
@@ -388,11 +415,11 @@ Domain = Annotated[str | None, typer.Option("--domain", help="The domain of the 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The data set, such as digits or cifar10; cvkan list data names them.")]
 
 
-def _data_config(name: str, domain: str | None, sets: list[str]) -> tuple[str, object]:
+def _data_config(name: str, domain: str | None, sets: list[str] | None, data: str | None) -> tuple[str, Any]:
     from cvkan.domains import DOMAINS
     from cvkan.orchestrator.load import Node
+    from cvkan.orchestrator.options import with_sets
     from cvkan.orchestrator.spec import data_from
-    from cvkan.orchestrator.sweep import with_sets
 
     where = "the command line"
     having = [each for each, module in DOMAINS.items() if name in module.DATA_SETS]
@@ -403,7 +430,7 @@ def _data_config(name: str, domain: str | None, sets: list[str]) -> tuple[str, o
         raise UserError(Problem(where, "data.name", f"{name!r} is a data set of {' and '.join(having)}; say which with --domain"))
     domain = domain or having[0]
     chosen = {"domain": Node(domain, where), "data": Node({"name": Node(name, where)}, where)}
-    return data_from(with_sets(Node(chosen, where), sets))
+    return data_from(with_sets(Node(chosen, where), sets or (), data))
 
 
 @data_app.command("prepare")
@@ -417,10 +444,18 @@ def data_prepare(
 ) -> None:
     """Decode a data set into the cache, once; sweeps do it by themselves."""
     from cvkan.domains import DOMAINS
+    from cvkan.errors import DataError
 
-    asked = [*_all_sets(sets, data), *(["data.download=true"] if download else [])]
-    chosen, settings = _data_config(name, domain, asked)
-    folder = DOMAINS[chosen].prepare(settings, _cache(cache))
+    chosen, settings = _data_config(name, domain, sets, data)
+    fetches = "download" in type(settings).model_fields
+    if download and fetches:
+        settings = settings.model_copy(update={"download": True})
+    try:
+        folder = DOMAINS[chosen].prepare(settings, _cache(cache))
+    except DataError as error:
+        if not download or fetches:
+            raise
+        raise UserError([Problem("--download", "", f"cvkan cannot fetch {name}: {problem}") for problem in error.problems]) from None
     typer.echo(f"{name}: decoded in {folder}")
 
 
@@ -429,6 +464,6 @@ def data_check(name: Name, domain: Domain = None, data: DataRoot = None, sets: S
     """Read a decoded data set again, compare it with its checksum, and tell its sizes."""
     from cvkan.domains import DOMAINS
 
-    chosen, settings = _data_config(name, domain, _all_sets(sets, data))
+    chosen, settings = _data_config(name, domain, sets, data)
     for line in DOMAINS[chosen].check(settings, _cache(cache)):
         typer.echo(line)

@@ -7,7 +7,9 @@ from byte by byte: a model that streams keeps its state, any other reads the las
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from cvkan.domains import DOMAINS
 from cvkan.domains.task import Task
 from cvkan.errors import Problem, UserError
 from cvkan.models import build
@@ -26,6 +29,12 @@ from cvkan.orchestrator.spec import TrialConfig, config_of
 NEWLINE = b"\n"
 """What stands for an empty prompt: a model must read something before it can tell what follows."""
 BYTES = 256
+TEXTS = "charlm"
+"""The domain whose tasks are text of bytes."""
+RANK = "best_val_bpc"
+"""The figure by which its trials are ranked; less is better."""
+NO_TEXT = f"which is no text of bytes; generate needs a trial of the domain {TEXTS}"
+OTHER_VERSION = "was written by another version of cvkan, or is damaged"
 LISTED = 5
 """Keys that a message names at most."""
 
@@ -56,6 +65,8 @@ def find_run(run: str, results: Path) -> Run:
 
     UserError where there is none, or several.
     """
+    if not run.strip():
+        raise UserError(Problem("RUN", "", "is empty; expected a trial's key or its beginning, or a folder"))
     path = Path(run)
     if path.is_file():
         path = path.parent
@@ -72,13 +83,16 @@ def find_run(run: str, results: Path) -> Run:
 
 def _by_key(prefix: str, ledgers: Iterable[Ledger], results: Path) -> Run:
     found: dict[str, Ledger] = {}
+    damaged: list[str] = []
     for ledger in ledgers:
         for key in ledger.statuses():
             # One key in two sweeps is one and the same trial.
             if key.startswith(prefix) and (key not in found or ledger.checkpoint_path(key, "best").exists()):
                 found[key] = ledger
+        damaged += ledger.damaged
     if not found:
-        raise UserError(Problem(prefix, "", f"no folder of this name, and no trial under {results} whose key begins so"))
+        text = f"no folder of this name, and no trial under {results} whose key begins so{_lost(damaged)}"
+        raise UserError(Problem(prefix, "", text))
     if len(found) > 1:
         listed = [f"{key} in {ledger.name}" for key, ledger in sorted(found.items())[:LISTED]]
         more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
@@ -87,35 +101,44 @@ def _by_key(prefix: str, ledgers: Iterable[Ledger], results: Path) -> Run:
     return _of(ledger, key)
 
 
+def _lost(damaged: Sequence[str]) -> str:
+    """What to add to a message about trials that are not there, where files of the ledger cannot be read."""
+    return f"; {', '.join(damaged)} cannot be read, being damaged: its trials are missing here" if damaged else ""
+
+
 def _of(ledger: Ledger, key: str) -> Run:
     path = ledger.checkpoint_path(key, "best")
     if not path.exists():
         status = ledger.statuses().get(key, "unknown to the ledger")
-        raise UserError(
-            Problem(str(path), "", f"there are no best weights of this trial ({status}); a sweep keeps them unless checkpoints is none")
-        )
+        text = f"there are no best weights of this trial ({status}); a sweep keeps them unless checkpoints is none"
+        raise UserError(Problem(str(path), "", text + _lost(ledger.damaged)))
     return Run(key, path)
 
 
 def _best_of(ledger: Ledger) -> Run:
-    """Of a sweep's completed trials the one with the best validation figure."""
+    """Of a sweep's completed trials on text the one with the best validation figure."""
     rows = ledger.trials().to_pylist()
     kept = [row for row in rows if row["status"] == "completed" and ledger.checkpoint_path(row["key"], "best").exists()]
     if not kept:
-        raise UserError(Problem(str(ledger.folder), "", "no completed trial of this sweep has kept its best weights"))
-    metric = ledger.read_plan()["metric"]
-    sign, column = (1.0 if metric["direction"] == "max" else -1.0), f"best_val_{metric['name']}"
-    best = max(kept, key=lambda row: _rank(row.get(column), sign))
-    note = (
-        f"{best['key']}, the best of {len(kept)} trials by {column} ({best.get(column):.4g}), from {ledger.folder}"
-        if len(kept) > 1
-        else None
-    )
+        text = f"no completed trial of this sweep has kept its best weights{_lost(ledger.damaged)}"
+        raise UserError(Problem(str(ledger.folder), "", text))
+    texts = [row for row in kept if _recorded_domain(row["config"]) == TEXTS]
+    if not texts:
+        text = f"no trial here was trained on text of bytes; generate needs a trial of the domain {TEXTS}{_lost(ledger.damaged)}"
+        raise UserError(Problem(str(ledger.folder), "", text))
+    best = min(texts, key=lambda row: math.inf if row.get(RANK) is None else float(row[RANK]))
+    figure = "which none has" if best.get(RANK) is None else f"{best[RANK]:.4g}"
+    note = f"{best['key']}, the best of {len(texts)} trials by {RANK} ({figure}), from {ledger.folder}" if len(texts) > 1 else None
     return Run(best["key"], ledger.checkpoint_path(best["key"], "best"), note)
 
 
-def _rank(value: Any, sign: float) -> float:
-    return -float("inf") if value is None else sign * float(value)
+def _recorded_domain(config: Any) -> Any:
+    """The domain in a row's settings; None where they cannot be read."""
+    try:
+        settings = json.loads(config)
+    except (TypeError, ValueError):
+        return None
+    return settings.get("domain") if isinstance(settings, dict) else None
 
 
 def load_run(run: Run) -> Trained:
@@ -124,19 +147,40 @@ def load_run(run: Run) -> Trained:
         checkpoint = from_bytes(run.checkpoint.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(Problem(str(run.checkpoint), "", str(error))) from None
-    config = config_of(checkpoint.meta["config"])
+    config = _config(run, checkpoint.meta.get("config"))
     task = config.task()
     if task.output != "next_token" or task.vocabulary != BYTES:
-        text = f"was trained on {config.domain}, which is no text of bytes; generate needs a trial of the domain charlm"
-        raise UserError(Problem(run.key, "", text))
-    model = build(config.model.identity()["name"], config.model, task)
-    try:
-        model.load_state_dict(checkpoint.part("model"))
-    except RuntimeError as error:
-        raise UserError(
-            Problem(str(run.checkpoint), "", f"does not fit this version's model: {str(error).splitlines()[-1].strip()}")
-        ) from None
+        raise UserError(Problem(run.key, "", f"was trained on {config.domain}, {NO_TEXT}"))
+    model = _built(run, config, task, checkpoint.part("model"))
     return Trained(config, task, model.eval())
+
+
+def _config(run: Run, recorded: Any) -> TrialConfig:
+    """The settings in a checkpoint. UserError where this version does not know them."""
+    if not isinstance(recorded, dict):
+        raise UserError(Problem(str(run.checkpoint), "", f"tells no settings: it {OTHER_VERSION}"))
+    domain = recorded.get("domain")
+    if isinstance(domain, str) and domain in DOMAINS and domain != TEXTS:
+        raise UserError(Problem(run.key, "", f"was trained on {domain}, {NO_TEXT}"))
+    try:
+        return config_of(recorded)
+    except UserError as error:
+        text = f"it {OTHER_VERSION}"
+        raise UserError([Problem(str(run.checkpoint), problem.path, f"{problem.message}; {text}") for problem in error.problems]) from None
+
+
+def _built(run: Run, config: TrialConfig, task: Task, weights: dict[str, Tensor]) -> nn.Module:
+    """The model with its weights. UserError where they are not of its sizes."""
+    name = config.model.identity()["name"]
+    try:
+        with torch.device("meta"):  # sizes are compared before there is memory for them: a damaged file may ask for any
+            build(name, config.model, task).load_state_dict(weights, assign=True)
+        model = build(name, config.model, task)
+        model.load_state_dict(weights)
+    except (RuntimeError, MemoryError) as error:
+        reason = (str(error).splitlines() or ["out of memory"])[-1].strip()
+        raise UserError(Problem(str(run.checkpoint), "", f"does not fit this version's model: {reason}")) from None
+    return model
 
 
 def picker(temperature: float, top_k: int | None, seed: int) -> Pick:

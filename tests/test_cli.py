@@ -355,6 +355,45 @@ def test_data_is_checked_without_a_model(run: Run) -> None:
     assert "say which with --domain" in run("data", "check", "folder").err
 
 
+def test_a_home_folder_is_found_where_the_shell_leaves_it(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert run("data", "prepare", "digits", "--cache=~/c", "--set", "data.n_train=100").code == 0
+    assert run("sweep", "tiny.yaml", "--local", "--results=~/r", "--seeds", "1", "--cache=~/c").code == 0
+    assert Path("home/c").is_dir() and Path("home/r/tiny").is_dir() and not Path("~").exists()
+    assert "home/data/cifar-10-batches-py not found" in run("data", "check", "cifar10", "--data=~/data").err
+    done = run("plan", "tiny.yaml", "--results=~nobody_of_this_name/r")
+    assert (done.code, done.err) == (2, "--results ~nobody_of_this_name/r: there is no home folder ~nobody_of_this_name\n")
+
+
+@pytest.mark.parametrize("folder", ["a b #c", "123", "[x"])
+def test_a_folder_of_data_is_taken_as_it_is_written(run: Run, folder: str) -> None:
+    assert run("data", "check", "cifar10", "--data", folder).err.startswith(f"{folder}/cifar-10-batches-py not found; ")
+    assert run("plan", "tiny.yaml", "--data", folder).code == 0
+    assert run("plan", "tiny.yaml", "--data", "") == (2, "", "--data '': expected a folder\n")
+
+
+def test_data_that_cannot_be_fetched(run: Run) -> None:
+    done = run("data", "prepare", "tinyshakespeare", "--download", "--data", "nowhere")
+    assert done.code == 2 and len(done.err.splitlines()) == 1
+    assert done.err.startswith(
+        "--download: cvkan cannot fetch tinyshakespeare: nowhere/charlm/tinyshakespeare.txt not found; save https://"
+    )
+    assert run("data", "prepare", "pydoc", "--download", "--set", "data.prefix=20000", "--cache", "decoded").code == 0
+
+
+@pytest.mark.parametrize("command", ["report", "plan", "generate"])
+def test_a_name_too_long_for_a_file_is_one_line(run: Run, command: str) -> None:
+    done = run(command, "x" * 300)
+    assert done.code == 2 and len(done.err.splitlines()) == 1
+    assert "File name too long" in done.err
+
+
+def test_a_seed_too_large_is_told_as_the_option_it_is(run: Run) -> None:
+    done = run("train", "--seed", "99999999999")
+    assert done.code == 2
+    assert "'--seed'" in done.err and "2147483647" in done.err
+
+
 def test_nobody_listening_does_not_end_a_sweep(run: Run, cache_dir: Path) -> None:
     """A pipe that closes costs the lines and nothing else."""
     words = [str(Path(sys.executable).with_name("cvkan")), "sweep", "tiny.yaml", "--local", "--cache", str(cache_dir), "--results"]

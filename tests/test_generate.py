@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from cvkan import cli
@@ -197,3 +200,67 @@ def test_a_run_that_cannot_be_meant_is_one_clear_line(run: Run, folder: Path) ->
         done = run(name)
         assert done.code == 2 and done.out == "" and text in done.err, (name, done)
         assert len(done.err.splitlines()) == 1, done.err
+
+
+def test_a_name_that_nobody_can_mean_is_one_clear_line(run: Run, folder: Path) -> None:
+    for name, text in {
+        "": "RUN: is empty; expected a trial's key",
+        "x" * 300: "cannot be used: File name too long",
+        "~nobody_of_this_name/x": "there is no home folder ~nobody_of_this_name",
+        "results/train": "no trial here was trained on text of bytes; generate needs a trial of the domain charlm",
+    }.items():
+        done = run(name)
+        assert done.code == 2 and done.out == "" and text in done.err, (name, done)
+        assert len(done.err.splitlines()) == 1, done.err
+
+
+def test_trials_of_other_domains_are_not_ranked(run: Run, folder: Path, tmp_path: Path) -> None:
+    """In a folder of `cvkan train` the trials are of any domain, and the plan is that of the last one."""
+    mixed = tmp_path / "mixed"
+    shutil.copytree(folder / "results" / "train", mixed)
+    (key,) = keys(folder, "one")
+    shutil.copytree(folder / "results" / "one" / "checkpoints" / key, mixed / "checkpoints" / key)
+    shutil.copy(folder / "results" / "one" / "trials.parquet", mixed / "parts" / "000001.trials")
+    shutil.copy(folder / "results" / "one" / "curves.parquet", mixed / "parts" / "000001.curves")
+    assert len(Ledger(mixed).statuses()) == 2
+    assert run(str(mixed), "--length", "9") == run(key, "--length", "9")
+
+
+def test_a_damaged_ledger_is_told(run: Run, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "results" / "one", tmp_path / "results" / "one")
+    (tmp_path / "results" / "one" / "trials.parquet").write_bytes(b"damaged")
+    (key,) = keys(folder, "one")
+    for words in ((key, "--results", str(tmp_path / "results")), (str(tmp_path / "results" / "one"),)):
+        done = run(*words)
+        assert done.code == 2 and "one/trials.parquet cannot be read, being damaged" in done.err
+        assert len(done.err.splitlines()) == 1, done.err
+
+
+WRITTEN = "written by another version of cvkan, or is damaged"
+BROKEN: dict[str, tuple[object, str]] = {
+    "list": ([], "does not tell its version"),
+    "null": (None, "does not tell its version"),
+    "no version": ({"config": {}}, "does not tell its version"),
+    "version text": ({"version": "9"}, "does not tell its version"),
+    "no settings": ({"version": 1}, WRITTEN),
+    "settings list": ({"version": 1, "config": []}, WRITTEN),
+    "renamed": ({"version": 1, "config": {"domain": "charlm", "model": {"name": "tpi", "n_lyrs": 3}}}, "model.n_lyrs: unknown setting"),
+    "domain gone": ({"version": 1, "config": {"domain": "chrlm"}}, WRITTEN),
+    "domain list": ({"version": 1, "config": {"domain": ["charlm"]}}, WRITTEN),
+    "huge": ({"version": 1, "config": {"domain": "charlm", "model": {"name": "transformer", "d_model": 1 << 24}}}, "does not fit"),
+    "other sizes": ({"version": 1, "config": {"domain": "charlm", "model": {"name": "tpi", "d_model": 4}}}, "does not fit"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_checkpoint_that_does_not_say_what_it_is(run: Run, folder: Path, tmp_path: Path, case: str) -> None:
+    meta, text = BROKEN[case]
+    (key,) = keys(folder, "one")
+    path = tmp_path / "checkpoints" / "broken" / "best.safetensors"
+    path.parent.mkdir(parents=True)
+    weights = load((folder / "results" / "one" / "checkpoints" / key / "best.safetensors").read_bytes())
+    path.write_bytes(save(weights, {"cvkan": json.dumps(meta)}))
+    done = run(str(path))
+    assert done.code == 2 and done.out == "" and done.err.startswith(str(path)) and text in done.err, done.err
+    assert len(done.err.splitlines()) == 1, done.err
+    assert case != "renamed" or WRITTEN in done.err

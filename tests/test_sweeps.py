@@ -124,5 +124,7 @@ def test_a_sweep_runs_from_end_to_end(
     (summary,) = json.loads(capsys.readouterr().out)["sweeps"]
     assert summary["statuses"] == {"completed": ARMS[path.stem]}
     for claim in summary["claims"]:
+        if claim["metric"]["column"] == "reached_step":
+            continue  # nothing is reached in one epoch
         assert claim["difference"]["n"] == 1
         assert claim["difference"]["mean"] is not None

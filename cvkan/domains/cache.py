@@ -99,7 +99,8 @@ def place(cache: Path, name: str, identity: Mapping[str, Any]) -> Path:
 def ensure(cache: Path, name: str, identity: Mapping[str, Any], fill: Callable[[Writer], dict[str, Any]]) -> Entry:
     """The entry for `identity` (plain JSON values); `fill` writes its arrays and returns `about` where there is none or a damaged one.
 
-    Raises DataError where the cache cannot be written (not writable, disk full): nothing half-written is left. What `fill` raises passes.
+    Raises DataError where the cache cannot be written (not writable, disk full) or memory is short: nothing half-written is left. What else
+    `fill` raises passes.
     """
     folder = place(cache, name, identity)
     entry = opened(folder)
@@ -109,6 +110,8 @@ def ensure(cache: Path, name: str, identity: Mapping[str, Any], fill: Callable[[
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f".{folder.name}.lock"):
             return opened(folder) or _build(folder, fill)
+    except MemoryError as error:
+        raise DataError(f"{name}: does not fit into memory; ask for smaller examples, or fewer of them, in the settings of data") from error
     except OSError as error:
         raise DataError(
             f"{cache}: cannot write the decoded data set: {error.strerror or error}; free space or choose another cache folder"

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 
 from cvkan.domains.cache import Entry, Writer, ensure
+from cvkan.domains.paths import expanded, printable
 from cvkan.domains.task import Data, Split, Task
 from cvkan.errors import DataError
 from cvkan.settings import Settings
@@ -35,8 +36,8 @@ class StoredSettings(DataSettings):
     synonyms: ClassVar[Mapping[str, str]] = {"data_dir": "root", "directory": "root", "path": "root"}
 
     def root_folder(self) -> Path:
-        """`root` as a path, with a leading ~ replaced by the home folder."""
-        return Path(self.root).expanduser()
+        """`root` as a path, with a leading ~ replaced by the home folder. Raises DataError where it can be none."""
+        return expanded(self.root, "data.root")
 
 
 class GeneratedSettings(DataSettings):
@@ -104,7 +105,7 @@ class CachedDomain:
         if damaged:
             raise DataError(f"{entry.folder}: damaged content ({', '.join(damaged)}); remove this folder, and it is decoded again")
         about = self.DATA_SETS[settings.name].describe(settings, entry)
-        return [f"{settings.name}: {entry.folder}, content as written, hash {entry.hash}", *about]
+        return [printable(line) for line in (f"{settings.name}: {entry.folder}, content as written, hash {entry.hash}", *about)]
 
     def found(self, root: Path) -> dict[str, str]:
         """Data set to "found", "not found" (under `root`) or "embedded"; those that lie anywhere are left out. Raises nothing."""

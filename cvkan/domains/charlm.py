@@ -28,6 +28,7 @@ from torch import Tensor
 from cvkan.domains.cache import Entry, Writer, signature
 from cvkan.domains.cached import PARTS, CachedDomain, DataSet, DataSettings, StoredSettings
 from cvkan.domains.objectives import UNASKED
+from cvkan.domains.paths import expanded
 from cvkan.domains.task import Data, Split, Task
 from cvkan.errors import DataError, Problem
 
@@ -289,7 +290,7 @@ def _in_root(*names: str) -> Callable[[StoredText], list[Path]]:
 
 
 def _of_user(settings: FileSettings) -> list[Path]:
-    return [Path(settings.file).expanduser()]
+    return [expanded(settings.file, "data.file")]
 
 
 def _stored(settings: type[CharSettings], paths: Callable[[Any], list[Path]], hint: str, folder: str | None) -> DataSet:

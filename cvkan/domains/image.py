@@ -16,6 +16,7 @@ from cvkan.domains import cache as cache_module
 from cvkan.domains import cifar, image_download, image_folder, mnist
 from cvkan.domains.augment import Encode, augmentation
 from cvkan.domains.image_set import DataSet, ImageSettings, Source, WithoutTestPart, image_task
+from cvkan.domains.paths import printable
 from cvkan.domains.splits import parts
 from cvkan.domains.task import Data, Split, Task
 from cvkan.errors import DataError
@@ -132,7 +133,7 @@ def check(settings: ImageSettings, cache: Path) -> list[str]:
         counts = np.bincount(entry.array(f"{part}_y"), minlength=len(entry.about["classes"]))
         per_class = ", ".join(f"{name} {count}" for name, count in zip(entry.about["classes"], counts, strict=True))
         lines.append(f"{part}: {counts.sum()} images of {size}: {per_class}")
-    return lines
+    return [printable(line) for line in lines]
 
 
 def found(root: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from cvkan.domains.cache import signature
 from cvkan.domains.image_set import Source, WithoutTestPart, image_task
+from cvkan.domains.paths import check_names, check_regular, expanded
 from cvkan.domains.task import Task
 from cvkan.errors import DataError
 
@@ -42,8 +43,8 @@ class FolderSettings(WithoutTestPart):
     """One channel instead of three."""
 
     def folder(self) -> Path:
-        """`path` with a leading ~ replaced by the home folder."""
-        return Path(self.path).expanduser()
+        """`path` with a leading ~ replaced by the home folder. Raises DataError where it can be none."""
+        return expanded(self.path, "data.path")
 
 
 def folder_task(settings: FolderSettings) -> Task:
@@ -74,12 +75,14 @@ def open_folder(settings: FolderSettings) -> Source:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Names of the sub-folders, sorted; hidden ones do not count. Raises DataError where there are fewer than two, or one is a link."""
+    """Names of the sub-folders, sorted; hidden ones do not count. Raises DataError where there are fewer than two, one
+    is a link that leaves the folder, or one is not UTF-8."""
     try:
         with os.scandir(folder) as entries:
             found = sorted((entry.name, entry.is_symlink()) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     except OSError as error:
         raise DataError(f"{folder}: {error.strerror}; set data.path to a folder with one sub-folder of images for each class") from error
+    check_names(folder, (name for name, _ in found))
     for name in (name for name, is_link in found if is_link):
         _check_link(folder / name, folder.resolve())
     names = [name for name, _ in found]
@@ -134,6 +137,7 @@ def _walk(folder: Path, name: str) -> Iterator[str]:
             elif Path(entry.name).suffix.lower() in suffixes or entry.is_dir():
                 if entry.is_symlink():
                     _check_link(folder / inner, real_root)
+                check_regular(folder / inner)
                 yield inner
 
 

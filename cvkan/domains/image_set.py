@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from cvkan.domains.augment import Augmentation
+from cvkan.domains.paths import expanded
 from cvkan.domains.task import Task
 from cvkan.settings import Settings
 
@@ -48,8 +49,8 @@ class ImageSettings(Settings):
     """Seed of splits and subsets, apart from the trial's seed."""
 
     def root_folder(self) -> Path:
-        """`root` as a path, with a leading ~ replaced by the home folder."""
-        return Path(self.root).expanduser()
+        """`root` as a path, with a leading ~ replaced by the home folder. Raises DataError where it can be none."""
+        return expanded(self.root, "data.root")
 
 
 class WithoutTestPart(ImageSettings):

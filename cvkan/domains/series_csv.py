@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cvkan.domains.paths import check_regular, listed, shortened
 from cvkan.errors import DataError, nearest
 
 LARGEST = float(np.finfo(np.float32).max)
-SHOWN = 10
-"""Columns that a message lists at most."""
+"""The largest number that float32 holds."""
 
 Row = tuple[int, list[str]]
 """The number of a row's last line, and its cells."""
@@ -42,24 +42,38 @@ class Table:
 def header(path: Path) -> tuple[list[str], list[str]]:
     """The names of all columns, and the cells of the first row; reads no further. Raises DataError."""
     with _rows(path) as rows:
-        return _names(path, rows), next(rows, (0, []))[1]
+        names, cells = _names(path, rows), next(rows, (0, []))[1]
+    if len(names) == len(cells) == 1 and len(names[0].split()) > 1 and len(cells[0].split()) > 1:
+        raise _one_column(path, names[0])
+    return names, cells
 
 
-def numeric(names: list[str], cells: list[str]) -> list[str]:
-    """The columns whose first cell is a number; an empty one counts, so that it is reported and not left out unseen."""
-    return [name for name, cell in zip(names, cells, strict=False) if not cell.strip() or _is_number(cell)]
+def numeric(path: Path, date: str | None) -> tuple[list[str], list[str]]:
+    """The columns other than `date` in which a number stands, and those in which none does, as a column of words.
+
+    Reads until each column has shown a number. One that is written in another way (1,5) counts: `read` names it, where the column would
+    else be left out unseen. Raises DataError.
+    """
+    with _rows(path) as rows:
+        names = _names(path, rows)
+        words = {place for place, name in enumerate(names) if name != date}
+        for _, cells in rows:
+            words -= {place for place in words if place < len(cells) and _is_number(re.sub(r"[,'%\s\0]", "", cells[place]))}
+            if not words:
+                break
+    numbers = [name for place, name in enumerate(names) if place not in words and name != date]
+    return numbers, [names[place] for place in sorted(words)]
 
 
 def near(name: str, names: list[str]) -> str:
     """ "did you mean 'OT'?", or the columns that there are."""
     found = nearest(name, names)
-    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"did you mean {found!r}?" if found else f"the file has {', '.join(map(repr, names[:SHOWN]))}{more}"
+    return f"did you mean {found!r}?" if found else f"the file has {listed(names)}"
 
 
-def read(path: Path, date: str | None, columns: list[str], limit: int | None = None) -> Table:
+def read(path: Path, date: str | None, columns: list[str], remedy: str, limit: int | None = None) -> Table:
     """The columns as numbers, in the order asked. `date`: a column whose values must rise from row to row; None asks for no order.
-    `limit`: read no more rows than this.
+    `remedy`: what may be done about a cell that is no number. `limit`: read no more rows than this.
 
     DataError where a cell is empty or no finite number, a row has another number of cells, a date is unreadable or does not rise.
     """
@@ -76,7 +90,7 @@ def read(path: Path, date: str | None, columns: list[str], limit: int | None = N
                 values.extend([float(cells[place]) for place in places])
             except ValueError:
                 place = next(place for place in places if not _is_number(cells[place]))
-                raise _bad_cell(path, line, names[place], cells[place]) from None
+                raise _bad_cell(path, line, names[place], cells[place], remedy) from None
             if at_date is not None:
                 moment = _moment(path, line, names[at_date], cells[at_date])
                 if not moment > last:
@@ -91,7 +105,7 @@ def read(path: Path, date: str | None, columns: list[str], limit: int | None = N
         bad = np.argwhere(~(np.abs(table) <= LARGEST))
     if len(bad):
         row, column = bad[0]
-        raise _bad_cell(path, lines[row], columns[column], str(table[row, column]))
+        raise _bad_cell(path, lines[row], columns[column], str(table[row, column]), remedy)
     return Table(table, span)
 
 
@@ -99,6 +113,7 @@ def read(path: Path, date: str | None, columns: list[str], limit: int | None = N
 def _rows(path: Path) -> Iterator[Iterator[Row]]:
     """The rows that are not blank."""
     try:
+        check_regular(path)
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, skipinitialspace=True)
             yield ((reader.line_num, cells) for cells in reader if cells)
@@ -114,12 +129,16 @@ def _names(path: Path, rows: Iterator[Row]) -> list[str]:
     names = [name.strip() for name in next(rows, (0, []))[1]]
     if not names:
         raise DataError(f"{path}: empty; expected a first line with the names of columns")
-    if len(names) == 1 and re.search(r"[;\t]", names[0]):
-        raise DataError(f"{path}:1: one column, {names[0]!r}; cells must be separated by commas")
+    if len(names) == 1 and re.search(r"[;\t|]", names[0]):
+        raise _one_column(path, names[0])
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{path}:1: two columns are called {twice!r}; rename one of them")
     return names
+
+
+def _one_column(path: Path, name: str) -> DataError:
+    return DataError(f"{path}:1: one column, {shortened(name)}; cells must be separated by commas")
 
 
 def _is_number(cell: str) -> bool:
@@ -130,13 +149,15 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _bad_cell(path: Path, line: int, column: str, cell: str) -> DataError:
-    what = f"{cell!r} is no number" if cell.strip() else "empty cell"
+def _bad_cell(path: Path, line: int, column: str, cell: str, remedy: str) -> DataError:
+    what = f"{shortened(cell)} is no number" if cell.strip() else "empty cell"
+    if re.fullmatch(r"\s*[-+]?[\d.]*\d(,\d+)+(\.\d+)?\s*", cell):
+        what += " (write a point before decimals, and nothing between thousands)"
     if cell in ("nan", "inf", "-inf"):
         what = f"{cell} is no finite number"
     elif cell.strip() and _is_number(cell):
         what = f"{cell} is too large"
-    return DataError(f"{path}:{line}: column {column!r}: {what}; every step needs a value")
+    return DataError(f"{path}:{line}: column {column!r}: {what}; every step needs a value; {remedy}")
 
 
 def _moment(path: Path, line: int, column: str, cell: str) -> float:

@@ -26,7 +26,9 @@ from cvkan.domains.task import Data, Task
 Count = Annotated[int, Field(ge=1)]
 Spread = Annotated[float, Field(ge=0, le=10)]
 CHUNK = 512
-"""Examples drawn at once; always all of them, so that a part begins with the examples of a smaller one."""
+"""Examples drawn at once, fewer of large ones; always all of them, so that a part begins with the examples of a smaller one."""
+MOST = 1 << 22
+"""Complex numbers drawn at once, of some 60 bytes while they are; but never less than an example."""
 
 
 class CoherentSettings(GeneratedSettings):
@@ -84,15 +86,21 @@ def draw(settings: CoherentSettings, n: int, generator: np.random.Generator) -> 
     return x.astype(np.float32), is_signal.astype(np.int8)
 
 
+def chunk(settings: CoherentSettings) -> int:
+    """Examples to draw at once. It hangs on the size of an example alone, see CHUNK."""
+    return max(1, min(CHUNK, MOST // (settings.tokens * settings.dims)))
+
+
 def _task(settings: CoherentSettings) -> Task:
     return Task(input="complex", shape=(settings.tokens, settings.dims, 2), output="token_classes", n_outputs=2)
 
 
 def _write(settings: CoherentSettings, writer: Writer) -> dict[str, Any]:
+    size = chunk(settings)
     for part, (name, n) in enumerate(zip(PARTS, (settings.n_train, settings.n_validation, settings.n_test), strict=True)):
         for axis, (dtype, shape) in enumerate(((np.float32, _task(settings).shape), (np.int8, (settings.tokens,)))):
             generator = np.random.default_rng([settings.data_seed, part])
-            pieces = (draw(settings, CHUNK, generator)[axis][: n - start] for start in range(0, n, CHUNK))
+            pieces = (draw(settings, size, generator)[axis][: n - start] for start in range(0, n, size))
             writer.write(f"{name}_{'xy'[axis]}", dtype, (n, *shape), pieces)
     return {}
 
@@ -120,6 +128,7 @@ SIGNAL_NOISE = CachedDomain(
             write=_write,
             open=_open,
             describe=_describe,
+            version=2,
             embedded=True,
         )
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -59,6 +60,29 @@ def _divide(indices: Indices, labels: NDArray[np.int64], first: int, seed: int, 
         classes, counts = np.unique(stratify, return_counts=True)
         smallest = min(first, len(indices) - first)
         cause = f"both parts need at least one of each of the {len(classes)} classes"
-        cause += f"; one part has {smallest} examples" if smallest < len(classes) else f", and the smallest class has {counts.min()}"
+        if smallest < len(classes):
+            cause += f"; one part has {smallest} examples{_remedy(len(indices), first, len(classes), setting)}"
+        else:
+            cause += f", and the smallest class has {counts.min()}"
         raise DataError(Problem("", setting, f"cannot {aim}: {cause}")) from error
     return left, right
+
+
+def _remedy(n: int, first: int, classes: int, setting: str) -> str:
+    """What to do so that both parts of n examples, of which `first` are in the first one, have at least one of each class."""
+    if n < 2 * classes:
+        return f"; give at least {2 * classes} examples"
+    if setting.startswith("data.n_"):
+        return f"; ask for {classes} or more" if first < classes else f"; ask for {n - classes} or fewer, or for all"
+    if n - first < classes:
+        return f"; set at least {_fraction(classes, n)}"
+    return f"; set at most {round(1 - _fraction(classes, n), 12)}"
+
+
+def _fraction(size: int, n: int) -> float:
+    """The shortest decimal fraction, of two digits or more, of which n examples hold at least `size` and no more than needed."""
+    for digits in range(2, 16):
+        fraction = math.ceil(size / n * 10.0**digits) / 10.0**digits
+        if round(n * fraction) == size:
+            return fraction
+    raise AssertionError((size, n))

@@ -24,9 +24,10 @@ from torch import Tensor
 from cvkan.domains import grammar
 from cvkan.domains.cache import Entry, Writer, signature
 from cvkan.domains.cached import PARTS, CachedDomain, DataSet, DataSettings, GeneratedSettings, StoredSettings, splits
+from cvkan.domains.paths import check_regular, expanded, listed, shortened
 from cvkan.domains.splits import parts
 from cvkan.domains.task import Data, Task
-from cvkan.errors import DataError, Problem, did_you_mean
+from cvkan.errors import DataError, Problem, nearest
 
 TOKEN = re.compile(r"n't\b|'(?:s|m|d|re|ve|ll)\b|\w+?(?=n't\b)|\w+(?:-\w+)*|[^\w\s]")
 """A token: a word, with its hyphens; an English ending ('s, n't, ...) by itself, as SST-2 writes it; any other single sign."""
@@ -107,6 +108,10 @@ class TsvSettings(SentenceSettings):
     test: Share = 0.1
     """Fraction of the sentences that is held out for the test part."""
 
+    def path(self) -> Path:
+        """`file` as a path, with a leading ~ replaced by the home folder. Raises DataError where it can be none."""
+        return expanded(self.file, "data.file")
+
 
 def tokens(sentence: str) -> list[str]:
     """The tokens of a sentence, lower-cased; see TOKEN."""
@@ -127,30 +132,29 @@ class Table:
         """The labels that occur, sorted. Raises DataError where there is one only, or too few sentences have it to be in every part."""
         counts = Counter(self.labels)
         if len(counts) == 1:
-            raise DataError(f"{self.path}: a single class: every label is {_short(self.labels[0])}; at least two are needed")
+            raise DataError(f"{self.path}: a single class: every label is {shortened(self.labels[0])}; at least two are needed")
         for label, count in counts.items():
             if count < FEWEST:
                 where = f"{self.path}:{self.lines[self.labels.index(label)]}"
-                raise DataError(f"{where}: label {_short(label)} has {count} of the {FEWEST} sentences that every class needs")
+                raise DataError(f"{where}: label {shortened(label)} has {count} of the {FEWEST} sentences that every class needs")
         return sorted(counts)
 
 
-def read_table(path: Path, text: str, label: str) -> Table:
-    """The columns of a tsv file that are so named. Raises DataError, naming line and content, where it is not well-formed."""
+def read_table(path: Path, text: str, label: str, settable: bool) -> Table:
+    """The columns of a tsv file that are so named; `settable`: by data.text and data.label.
+
+    Raises DataError, naming line and content, where it is not well-formed.
+    """
     raw = _content(path).removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n").split(b"\n")
     if raw == [b""]:
         raise DataError(f"{path} is empty")
-    header = _fields(path, 1, raw[0])
-    for setting, name in {"text": text, "label": label}.items():
-        if name not in header:
-            columns = f"{did_you_mean(name, header)} (line 1 names the columns, with a tab between them)"
-            raise DataError(Problem("", f"data.{setting}", f"{path} has no column {name!r}; {columns}"))
+    header = _header(path, raw[0], {"data.text": text, "data.label": label}, settable)
     sentences, labels = [], []
     for line, content in enumerate(raw[1:], start=2):
         fields = _fields(path, line, content)
         if len(fields) != len(header):
             expected = f"{len(header)} fields with tabs between them expected, as in line 1"
-            raise DataError(f"{path}:{line}: {expected}, but {len(fields)} found: {_short(' '.join(fields))}")
+            raise DataError(f"{path}:{line}: {expected}, but {len(fields)} found: {shortened(' '.join(fields))}")
         sentence, of = fields[header.index(text)].strip(), fields[header.index(label)].strip()
         if not sentence or not of:
             raise DataError(f"{path}:{line}: the {'label' if sentence else 'sentence'} is empty")
@@ -161,8 +165,28 @@ def read_table(path: Path, text: str, label: str) -> Table:
     return Table(path, sentences, labels, range(2, len(raw) + 1))
 
 
+def _header(path: Path, content: bytes, asked: Mapping[str, str], settable: bool) -> list[str]:
+    """The names of the columns. DataError where one that is asked for, by setting, is missing, or one stands there twice."""
+    if b"\r" in content.removesuffix(b"\r"):
+        raise DataError(f"{path}:1: a line ends with CR alone; save the file with LF or CR LF at the ends of lines")
+    header = _fields(path, 1, content)
+    for setting, name in asked.items():
+        if name not in header:
+            found = nearest(name, header)
+            hint = f"did you mean {found}?" if found else f"valid: {listed(header)}"
+            if not settable:
+                hint += "; download the data set again"
+            text = f"{path} has no column {name!r}; {hint} (line 1 names the columns, with a tab between them)"
+            raise DataError(Problem("", setting if settable else "", text))
+    twice = next((name for name in header if header.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{path}:1: two columns are called {shortened(twice)}; rename one of them")
+    return header
+
+
 def _content(path: Path) -> bytes:
     try:
+        check_regular(path)
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
@@ -172,12 +196,8 @@ def _fields(path: Path, line: int, content: bytes) -> list[str]:
     try:
         return content.decode("utf-8").rstrip("\r").split("\t")
     except UnicodeDecodeError as error:
-        bad = f"byte 0x{content[error.start]:02x} after {_short(content[: error.start].decode('utf-8'))}"
+        bad = f"byte 0x{content[error.start]:02x} after {shortened(content[: error.start].decode('utf-8'))}"
         raise DataError(f"{path}:{line}: no valid UTF-8 ({bad}); convert the file to UTF-8") from error
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else f"{text[:40]}...")
 
 
 def _sentence_task(settings: SentenceSettings, n_classes: int) -> Task:
@@ -274,17 +294,17 @@ def _sst2_signature(settings: Sst2Settings) -> dict[str, Any]:
 
 
 def _sst2_write(settings: Sst2Settings, writer: Writer) -> dict[str, Any]:
-    tables = [read_table(settings.root_folder() / "SST-2" / name, "sentence", "label") for name in SST2_FILES]
+    tables = [read_table(settings.root_folder() / "SST-2" / name, "sentence", "label", settable=False) for name in SST2_FILES]
     for table in tables:
         strange = next((place for place, label in enumerate(table.labels) if label not in SST2_CLASSES), None)
         if strange is not None:
-            raise DataError(f"{table.path}:{table.lines[strange]}: label {_short(table.labels[strange])}; 0 or 1 expected")
+            raise DataError(f"{table.path}:{table.lines[strange]}: label {shortened(table.labels[strange])}; 0 or 1 expected")
         table.classes()
     return _write_sentences(settings, writer, tables, SST2_CLASSES, 0.0)
 
 
 def _tsv_signature(settings: TsvSettings) -> dict[str, Any]:
-    path = Path(settings.file).expanduser()
+    path = settings.path()
     try:
         return signature(path.parent, [path.name])
     except OSError as error:
@@ -292,18 +312,18 @@ def _tsv_signature(settings: TsvSettings) -> dict[str, Any]:
 
 
 def _tsv_table(settings: TsvSettings) -> Table:
-    return read_table(Path(settings.file).expanduser(), settings.text, settings.label)
+    return read_table(settings.path(), settings.text, settings.label, settable=True)
 
 
 @lru_cache(maxsize=64)
-def _classes_of(signed: str, file: str, text: str, label: str) -> list[str]:
+def _classes_of(signed: str, path: Path, text: str, label: str) -> list[str]:
     """The classes of a file, read once for as long as its signature, as text in `signed`, stays."""
-    return read_table(Path(file), text, label).classes()
+    return read_table(path, text, label, settable=True).classes()
 
 
 def _tsv_task(settings: TsvSettings) -> Task:
     signed = str(_tsv_signature(settings))
-    return _sentence_task(settings, len(_classes_of(signed, str(Path(settings.file).expanduser()), settings.text, settings.label)))
+    return _sentence_task(settings, len(_classes_of(signed, settings.path(), settings.text, settings.label)))
 
 
 def _tsv_write(settings: TsvSettings, writer: Writer) -> dict[str, Any]:

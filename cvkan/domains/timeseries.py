@@ -8,8 +8,8 @@ test part counts, none is dropped; its targets lie in the part, its lookback may
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -24,6 +24,7 @@ from cvkan.domains import cache as cache_module
 from cvkan.domains import series_csv
 from cvkan.domains.cache import Entry, Writer
 from cvkan.domains.cached import PARTS, CachedDomain, DataSet, DataSettings, GeneratedSettings, StoredSettings
+from cvkan.domains.paths import expanded, listed
 from cvkan.domains.seasonal import CHANNELS, seasonal
 from cvkan.domains.task import Data, Split, Task
 from cvkan.errors import DataError, Problem
@@ -57,6 +58,8 @@ class WindowSettings(DataSettings):
     """Normalise each window by its own mean and deviation, and scale the forecast back (Kim et al. 2022), whatever the model."""
 
 
+TINY = float(np.finfo(np.float32).tiny)
+"""The smallest number that float32 holds at full precision."""
 WINDOWS = frozenset({"lookback", "horizon", "stride", "n_train", "reversible"})
 
 
@@ -130,7 +133,7 @@ class CsvSettings(CutSettings):
     date: str | None = "date"
     """The column whose dates (or numbers) must rise from row to row; null where there is none."""
     columns: Annotated[list[str], Field(min_length=1)] | None = None
-    """The columns to forecast; all others with a number in their first row without."""
+    """The columns to forecast; without, all that hold a number, but the date."""
 
     @field_validator("columns")
     @classmethod
@@ -141,8 +144,8 @@ class CsvSettings(CutSettings):
         return columns
 
     def path(self) -> Path:
-        """`file` as a path, with a leading ~ replaced by the home folder."""
-        return Path(self.file).expanduser()
+        """`file` as a path, with a leading ~ replaced by the home folder. Raises DataError where it can be none."""
+        return expanded(self.file, "data.file")
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,8 @@ class Series:
     ends: tuple[int, int, int]
     span: tuple[str, str] | None = None
     """First and last date of all steps, where there are dates."""
+    left_out: list[str] = field(default_factory=list)
+    """Columns of the source that are no channels, as they hold no number."""
 
 
 def _task(settings: WindowSettings, channels: int) -> Task:
@@ -173,16 +178,23 @@ def _task(settings: WindowSettings, channels: int) -> Task:
 
 
 def _write(series: Callable[[Any], Series], settings: WindowSettings, writer: Writer) -> dict[str, Any]:
-    """One array, `series` (steps, channels) float32, standardised: windows are views of it."""
+    """One array, `series` (steps, channels) float32, standardised: windows are views of it. DataError where float32 cannot hold it."""
     found = series(settings)
     end = found.ends[2]
     # At least a step: `_open` refuses what is too short for a window, as that depends on how long a window is.
     train = found.values[: max(1, found.ends[0])]
     mean = train.mean(0)
     # The deviation of a constant is not exactly 0 in floating point.
-    std = np.where(train.max(0) > train.min(0), train.std(0), 1.0)
-    writer.write("series", np.float32, (end, len(found.channels)), [(found.values[:end] - mean) / std])
-    about = {"origin": found.origin, "channels": found.channels, "ends": found.ends, "span": found.span}
+    std = np.where(train.max(0) > train.min(0), train.std(0), 0.0)
+    # What does not vary, or by less than float32 can tell from 0, is only centred.
+    scaled = (found.values[:end] - mean) / np.where(std < TINY, 1.0, std)
+    too_large = np.argwhere(np.abs(scaled) > series_csv.LARGEST)
+    if len(too_large):
+        step, channel = too_large[0]
+        text = f"channel {found.channels[channel]!r}: step {step + 1} is {scaled[step, channel]:.3g} deviations of the training part"
+        raise DataError(f"{found.origin}: {text} from its mean, more than float32 can hold; mend it, or leave the channel out")
+    writer.write("series", np.float32, (end, len(found.channels)), [scaled])
+    about = {"origin": found.origin, "channels": found.channels, "ends": found.ends, "span": found.span, "left_out": found.left_out}
     return {**about, "mean": mean.tolist(), "std": std.tolist()}
 
 
@@ -229,6 +241,8 @@ def _describe(settings: WindowSettings, entry: Entry) -> list[str]:
     moments = zip(about["channels"], about["mean"], about["std"], strict=True)
     channels = ", ".join(f"{name} {mean:.4g} {std:.4g}" for name, mean, std in moments)
     lines = [f"channels, with mean and deviation in the training part: {channels}"]
+    if about["left_out"]:
+        lines.append(f"left out, as no number stands in them: {listed(about['left_out'])}")
     if about["span"]:
         lines.append(f"from {about['span'][0]} to {about['span'][1]}")
     data = _open(settings, entry)
@@ -283,7 +297,7 @@ def _ett(file: str, per_hour: int, settings: EttSettings) -> Series:
     if missing is not None:
         raise DataError(f"{path}:1: no column {missing!r}; {series_csv.near(missing, names)}")
     ends = (12 * HOURS * per_hour, 16 * HOURS * per_hour, 20 * HOURS * per_hour)
-    table = series_csv.read(path, "date", ETT_CHANNELS, limit=ends[2])
+    table = series_csv.read(path, "date", ETT_CHANNELS, "download it again", limit=ends[2])
     if len(table.values) < ends[2]:
         raise DataError(f"{path}: {len(table.values):,} rows, at least {ends[2]:,} expected: cut short; download it again")
     return Series(str(path), ETT_CHANNELS, table.values, ends, table.span)
@@ -297,6 +311,7 @@ def _ett_set(settings: type[EttSettings], file: str, per_hour: int) -> DataSet:
         write=partial(_write, partial(_ett, file, per_hour)),
         open=_open,
         describe=_describe,
+        version=2,
         unwritten=WINDOWS,
         folder=file,
     )
@@ -306,19 +321,30 @@ def _ett_set(settings: type[EttSettings], file: str, per_hour: int) -> DataSet:
 
 
 def _csv_columns(settings: CsvSettings) -> list[str]:
-    """The columns to forecast; reads the first two rows. Raises DataError."""
+    """The columns to forecast, see CsvSettings. Raises DataError."""
     path = settings.path()
-    names, cells = series_csv.header(path)
+    names, _ = series_csv.header(path)
     if settings.date is not None and settings.date not in names:
         hint = f"{series_csv.near(settings.date, names)}; null where there are no dates"
         raise DataError(Problem("", "data.date", f"{path}:1: no column {settings.date!r}; {hint}"))
     for name in settings.columns or []:
         if name not in names:
             raise DataError(Problem("", "data.columns", f"{path}:1: no column {name!r}; {series_csv.near(name, names)}"))
-    columns = settings.columns or [name for name in series_csv.numeric(names, cells) if name != settings.date]
+    columns = settings.columns or _numeric(settings)[0]
     if not columns:
-        raise DataError(f"{path}:2: no column with a number; expected one or more beside the date")
+        raise DataError(f"{path}: no column with a number; expected one or more beside the date")
     return columns
+
+
+def _numeric(settings: CsvSettings) -> tuple[list[str], list[str]]:
+    """The columns with numbers, and those without."""
+    return _numeric_of(str(_csv_signature(settings)), settings.path(), settings.date)
+
+
+@lru_cache(maxsize=64)
+def _numeric_of(signed: str, path: Path, date: str | None) -> tuple[list[str], list[str]]:
+    """The same, read once for as long as the file's signature, as text in `signed`, stays."""
+    return series_csv.numeric(path, date)
 
 
 def _csv_task(settings: CsvSettings) -> Task:
@@ -335,8 +361,9 @@ def _csv_signature(settings: CsvSettings) -> dict[str, Any]:
 
 def _csv(settings: CsvSettings) -> Series:
     columns = _csv_columns(settings)
-    table = series_csv.read(settings.path(), settings.date, columns)
-    return Series(str(settings.path()), columns, table.values, _cut(settings, len(table.values)), table.span)
+    left_out = [] if settings.columns else _numeric(settings)[1]
+    table = series_csv.read(settings.path(), settings.date, columns, "set data.columns to leave the column out")
+    return Series(str(settings.path()), columns, table.values, _cut(settings, len(table.values)), table.span, left_out)
 
 
 TIMESERIES = CachedDomain(
@@ -349,6 +376,7 @@ TIMESERIES = CachedDomain(
             write=partial(_write, _seasonal),
             open=_open,
             describe=_describe,
+            version=2,
             unwritten=WINDOWS,
             embedded=True,
         ),
@@ -363,6 +391,7 @@ TIMESERIES = CachedDomain(
             write=partial(_write, _csv),
             open=_open,
             describe=_describe,
+            version=2,
             unwritten=WINDOWS,
         ),
     },

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from cvkan.domains.audio_set import AudioSettings, Clips, write_clips
 from cvkan.domains.cache import Writer, signature
+from cvkan.domains.paths import check_names, check_regular, expanded
 from cvkan.domains.splits import parts
 from cvkan.domains.wave_files import SUFFIXES, read_clip
 from cvkan.errors import DataError
@@ -53,8 +54,8 @@ class FolderSettings(AudioSettings):
     """Seed of splits and subsets, apart from the trial's seed."""
 
     def folder(self) -> Path:
-        """`path` with a leading ~ replaced by the home folder."""
-        return Path(self.path).expanduser()
+        """`path` with a leading ~ replaced by the home folder. Raises DataError where it can be none."""
+        return expanded(self.path, "data.path")
 
     def clip_samples(self) -> int:
         """Samples of every clip."""
@@ -62,11 +63,12 @@ class FolderSettings(AudioSettings):
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Names of the sub-folders, sorted; hidden ones do not count. Raises DataError where there are fewer than two."""
+    """Names of the sub-folders, sorted; hidden ones do not count. Raises DataError where there are fewer than two, or one is not UTF-8."""
     try:
         names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     except OSError as error:
         raise DataError(f"{folder}: {error.strerror}; set data.path to a folder with one sub-folder of audio for each class") from error
+    check_names(folder, names)
     if len(names) < 2:
         raise DataError(f"{folder}: {len(names)} sub-folders found; at least two are needed, one for each class")
     return names
@@ -113,9 +115,12 @@ def _walk(folder: Path, name: str, real_root: Path) -> Iterator[str]:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir(follow_symlinks=False):
+                check_names(folder / name, [entry.name])
                 yield from _walk(folder, inner, real_root)
             elif Path(entry.name).suffix.lower() in SUFFIXES:
                 _check_link(folder / inner, real_root)
+                check_names(folder / name, [entry.name])
+                check_regular(folder / inner)
                 yield inner
 
 

@@ -79,7 +79,10 @@ class CVKAN(nn.Module):
     Settings: ClassVar[type[CVKANSettings]] = CVKANSettings
     inputs: ClassVar[frozenset[str]] = INPUTS
     outputs: ClassVar[frozenset[str]] = OUTPUTS
-    only: ClassVar[Mapping[str, frozenset[str]]] = ONLY
+    only: ClassVar[Mapping[str, frozenset[str]]] = {
+        **ONLY, "window": frozenset({"aggregation=local_window"}), "n_heads": frozenset({"head=phase_offset", "head=factored"}),
+        "aggregation": frozenset({"block=polarizing", "block=gated", "block=hierarchical"}),
+    }  # fmt: skip
     causal: ClassVar[bool] = True
     stacks: ClassVar[bool] = True
     width: ClassVar[str] = "d_complex"

@@ -40,7 +40,10 @@ class ModelClass(Protocol):
 
     @property
     def only(self) -> Mapping[str, frozenset[str]]:
-        """Settings that matter for some kinds of input or output alone, and those kinds."""
+        """Settings that matter for some kinds of input or output, or beside other settings alone.
+
+        {"patch_size": {"image"}, "window_size": {"window=hard"}}: each with the kinds, or values of settings, of which one must be there.
+        """
         ...
 
     @property

@@ -315,6 +315,8 @@ class TPI(nn.Module):
     outputs: ClassVar[frozenset[str]] = frozenset({"classes", "token_classes", "next_token", "forecast"})
     only: ClassVar[Mapping[str, frozenset[str]]] = {
         "embedding": frozenset({"image"}), "patch_size": frozenset({"image"}), "pooling": frozenset({"classes"}),
+        "window_size": frozenset({"window=hard"}), "decay": frozenset({"window=decay"}),
+        "beta": frozenset({"variant=constrained"}), "n_phases": frozenset({"variant=hybrid"}),
     }  # fmt: skip
     causal: ClassVar[bool] = True
     stacks: ClassVar[bool] = True

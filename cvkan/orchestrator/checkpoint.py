@@ -39,8 +39,10 @@ def from_bytes(content: bytes) -> Checkpoint:
         tensors = load(content)
         length = int.from_bytes(content[:8], "little")
         meta = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["cvkan"])
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"not a cvkan checkpoint, or a damaged one: {error}") from None
+    if not isinstance(meta, dict) or type(meta.get("version")) is not int:
+        raise ValueError("not a cvkan checkpoint, or a damaged one: it does not tell its version")
     if meta["version"] > VERSION:
         raise ValueError(f"a checkpoint of version {meta['version']}; this cvkan reads up to {VERSION}")
     return Checkpoint(tensors, meta)

@@ -172,14 +172,25 @@ def _nothing_left(spec: SweepSpec, dropped: Sequence[Dropped]) -> list[Problem]:
 
 
 def _refuse_twins(spec: SweepSpec, trials: Sequence[Trial]) -> None:
+    """Refuses two arms of equal results: equal settings, but for those of the model that do not matter beside the others."""
     seen: dict[str, Trial] = {}
-    for trial in trials:
-        if trial.key in seen:
-            first = seen[trial.key].arm
+    for trial in trials[: len(trials) // len(spec.seeds)]:  # all arms, with their first seed
+        result = canonical([_effective(trial.arm.config), trial.data_hash])
+        if result in seen:
+            first = seen[result].arm
             path, value = next((path, value) for path, value in _point_of(spec, trial.arm).items() if value.label != first.values[path])
             text = f"changes no result: {first.label!r} and {trial.arm.label!r} would be the same trial; keep one of its values"
             raise UserError(Problem(value.node.where, f"axes.{path}", text))
-        seen[trial.key] = trial
+        seen[result] = trial
+
+
+def _effective(config: TrialConfig) -> dict[str, Any]:
+    """The settings that determine a result, without those of the model that have no effect beside the others (see `ModelClass.only`)."""
+    identity = config.identity()
+    model, task = identity["model"], config.task()
+    present = {task.input, task.output, *(f"{name}={value}" for name, value in model.items())}
+    idle = {name for name, kinds in MODELS[model["name"]].only.items() if not kinds & present}
+    return {**identity, "model": {name: value for name, value in model.items() if name not in idle}}
 
 
 def _arm(spec: SweepSpec, point: dict[str, AxisValue], sizes: dict[str, int]) -> Arm | Dropped:

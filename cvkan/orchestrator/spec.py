@@ -446,6 +446,8 @@ def _idle(model_name: str, task: Task, node: Node) -> list[Problem]:
     """Settings that were written down and would change nothing: an axis over one would train the same model twice."""
     problems = []
     for name, kinds in MODELS[model_name].only.items():
+        if any("=" in kind for kind in kinds):
+            continue  # one that depends on another setting may stand there while an axis varies the other
         at = node.value.get(name) if isinstance(node.value, dict) else None
         default = MODELS[model_name].Settings.model_fields[name].default
         if at is not None and at.where != RECORDED and at.value != default and not kinds & {task.input, task.output}:

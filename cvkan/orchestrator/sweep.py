@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from cvkan.errors import Problem, UserError, did_you_mean
 from cvkan.orchestrator import load
 from cvkan.orchestrator.load import Node, Scalar
+from cvkan.orchestrator.options import NOT_OF_ONE_TRIAL, seeds_node, with_data, with_set
 from cvkan.orchestrator.spec import (
     NAME,
     TRIAL_PARTS,
@@ -66,13 +66,21 @@ class SweepSpec:
         return f"{self.name}@{self.profile}" if self.profile else self.name
 
 
-def read_sweep(path: Path, profile: str | None = None, sets: Sequence[str] = (), seeds: str | None = None) -> SweepSpec:
-    """The sweep of a file with a profile, `--set` texts and `--seeds` laid upon it. UserError with every Problem."""
-    return sweep_from(load.read(path), str(path), profile, sets, seeds)
+def read_sweep(
+    path: Path, profile: str | None = None, sets: Sequence[str] = (), seeds: str | None = None, data: str | None = None
+) -> SweepSpec:
+    """The sweep of a file with a profile, `--set` texts, `--seeds` and `--data` laid upon it. UserError with every Problem."""
+    return sweep_from(load.read(path), str(path), profile, sets, seeds, data)
 
 
 def sweep_from(
-    tree: Node, source: str, profile: str | None = None, sets: Sequence[str] = (), seeds: str | None = None, one_trial: bool = False
+    tree: Node,
+    source: str,
+    profile: str | None = None,
+    sets: Sequence[str] = (),
+    seeds: str | None = None,
+    data: str | None = None,
+    one_trial: bool = False,
 ) -> SweepSpec:
     """See `read_sweep`; `tree` is the file's. `one_trial` leaves the axes out, each with its first value in the trial."""
     if not isinstance(tree.value, dict):
@@ -82,9 +90,12 @@ def sweep_from(
     if one_trial:
         tree = _single(tree)
     for text in sets:
-        tree = _with_set(tree, text, problems)
+        tree = with_set(tree, text, problems, NOT_OF_ONE_TRIAL if one_trial else {})
+    tree = with_data(tree, data, problems)
+    if one_trial:
+        tree = _first_values(tree)  # of axes that --set has laid upon it
     if seeds is not None:
-        tree = load.put(tree, ("seeds",), _seeds_text(seeds, problems))
+        tree = load.put(tree, ("seeds",), seeds_node(seeds, problems))
     children = tree.value if isinstance(tree.value, dict) else {}
     sweep = validate(Sweep, tree, "", problems)
     _check_name(children.get("name"), problems)
@@ -175,27 +186,25 @@ def _check_name(node: Node | None, problems: list[Problem]) -> None:
         problems.append(Problem(node.where, "name", text))
 
 
-def with_sets(trial: Node, sets: Sequence[str]) -> Node:
-    """A trial's tree with `--set` texts laid upon it. UserError with all Problems found."""
-    problems: list[Problem] = []
-    tree = Node({"trial": trial}, trial.where)
-    for text in sets:
-        tree = _with_set(tree, text, problems)
-    if problems:
-        raise UserError(problems)
-    children = tree.value if isinstance(tree.value, dict) else {}
-    return children["trial"]
-
-
 def _single(tree: Node) -> Node:
-    children = dict(tree.value) if isinstance(tree.value, dict) else {}
-    trial = children.get("trial", Node({}, tree.where))
-    axes = children.get("axes", Node({}, tree.where)).value
-    for path, values in axes.items() if isinstance(axes, dict) else ():
-        if isinstance(values.value, list) and values.value:
-            trial = load.replace(trial, tuple(path.split(".")), values.value[0])
+    """The sweep without what speaks of several arms; its axes give their first values to the trial."""
+    tree = _first_values(tree)
+    children = tree.value if isinstance(tree.value, dict) else {}
     left_out = ("axes", "zip", "exclude", "match", "claims")
-    return Node({**{key: child for key, child in children.items() if key not in left_out}, "trial": trial}, tree.where)
+    return Node({key: child for key, child in children.items() if key not in left_out}, tree.where)
+
+
+def _first_values(tree: Node) -> Node:
+    """The sweep with its axes' first values laid into the trial. Axes without values stay, to be told as such."""
+    children = tree.value if isinstance(tree.value, dict) else {}
+    axes = children.get("axes")
+    if axes is None or not isinstance(axes.value, dict):
+        return tree
+    firsts = {path: node.value[0] for path, node in axes.value.items() if isinstance(node.value, list) and node.value}
+    rest = {path: node for path, node in axes.value.items() if path not in firsts}
+    point = {path: AxisValue(_unlabelled(node), None) for path, node in firsts.items()}
+    trial = tree_at(children.get("trial", Node({}, tree.where)), point)
+    return Node({**children, "axes": Node(rest, axes.where), "trial": trial}, tree.where)
 
 
 def _items(node: Node | None) -> list[Node]:
@@ -229,67 +238,6 @@ def _with_profile(tree: Node, profile: str | None, problems: list[Problem]) -> N
     return load.merge(tree, Node({**known[profile]}, profiles.value[profile].where))
 
 
-def _with_set(tree: Node, text: str, problems: list[Problem]) -> Node:
-    path, equals, value = text.partition("=")
-    where = f"--set {text}"
-    parts = tuple(path.strip().removeprefix("trial.").split("."))
-    if not equals or not all(parts):
-        problems.append(Problem(where, "", "expected path=value, such as model.n_layers=4"))
-        return tree
-    name = ".".join(parts)
-    try:
-        node = _at(load.parse(value, where), where) if value.strip() else Node(None, where)
-    except UserError as error:
-        problems.extend(Problem(where, name, problem.message) for problem in error.problems)
-        return tree
-    children = tree.value if isinstance(tree.value, dict) else {}
-    if parts[0] in TRIAL_PARTS:
-        axes = children["axes"].value if "axes" in children else {}
-        taken = [axis for axis in (axes if isinstance(axes, dict) else {}) if _touches(parts, node, tuple(axis.split(".")))]
-        if taken:
-            problems.append(Problem(where, taken[0], f"is an axis of this sweep; set its values with axes.{taken[0]}=[...]"))
-            return tree
-        return load.put(tree, ("trial", *parts), node)
-    if parts[0] == "axes" and len(parts) > 1:
-        return load.put(tree, ("axes", ".".join(parts[1:])), node)
-    settable = [field for field in Sweep.model_fields if field not in ("trial", "profiles")]
-    if parts[0] not in settable:
-        problems.append(Problem(where, name, f"unknown setting; {did_you_mean(parts[0], [*TRIAL_PARTS, *settable], Sweep.synonyms)}"))
-        return tree
-    return load.put(tree, parts, node)
-
-
-def _touches(path: tuple[str, ...], node: Node, axis: tuple[str, ...]) -> bool:
-    """Whether `node`, laid at `path`, changes what an axis sets."""
-    shared = min(len(path), len(axis))
-    if path[:shared] != axis[:shared]:
-        return False
-    for part in axis[shared:]:
-        if not isinstance(node.value, dict) or part not in node.value:
-            return False
-        node = node.value[part]
-    return True
-
-
-def _at(node: Node, where: str) -> Node:
-    """The same values, all placed at `where`."""
-    if isinstance(node.value, dict):
-        return Node({key: _at(child, where) for key, child in node.value.items()}, where)
-    if isinstance(node.value, list):
-        return Node([_at(child, where) for child in node.value], where)
-    return Node(node.value, where)
-
-
-def _seeds_text(text: str, problems: list[Problem]) -> Node:
-    """--seeds 8 (0 to 7), --seeds 3,5,7, or --seeds 3, for the seed 3 alone."""
-    where = f"--seeds {text}"
-    if not re.fullmatch(r"[0-9]{1,15}(,[0-9]{1,15})*,?", text.replace(" ", "")):
-        problems.append(Problem(where, "", "expected a number of seeds such as 8, or a list such as 3,5,7"))
-        return Node(1, where)
-    numbers = [int(part) for part in text.split(",") if part.strip()]
-    return Node([Node(number, where) for number in numbers] if "," in text else numbers[0], where)
-
-
 def _axes(node: Node | None, problems: list[Problem]) -> dict[str, tuple[AxisValue, ...]]:
     axes: dict[str, tuple[AxisValue, ...]] = {}
     children = node.value if node is not None and isinstance(node.value, dict) else {}
@@ -304,6 +252,7 @@ def _axes(node: Node | None, problems: list[Problem]) -> dict[str, tuple[AxisVal
         elif not values.value:
             problems.append(Problem(values.where, f"axes.{path}", "is empty; expected at least one value"))
         else:
+            problems += [Problem(each.where, f"axes.{path}", wrong) for each in values.value if (wrong := _label_mistake(each))]
             labels = _labels(values.value)
             _refuse_twice(path, values.value, labels, problems)
             axes[path] = tuple(AxisValue(_unlabelled(child), label) for child, label in zip(values.value, labels, strict=True))
@@ -341,10 +290,16 @@ def _labels(values: Iterable[Node]) -> list[Scalar]:
 
 
 def _unlabelled(node: Node) -> Node:
-    """A mapping without its `label`, which is no setting. One that is no text stays, and is told as an unknown setting."""
-    if not isinstance(node.value, dict) or not _is_labelled(node.plain()):
+    """A mapping without its `label`, which is no setting."""
+    if not isinstance(node.value, dict):
         return node
     return Node({key: child for key, child in node.value.items() if key != "label"}, node.where)
+
+
+def _label_mistake(node: Node) -> str | None:
+    if not isinstance(node.value, dict) or "label" not in node.value or _is_labelled(node.plain()):
+        return None
+    return f"label: expected text that is not empty; got {shown(node.value['label'].plain())}"
 
 
 def _is_labelled(plain: object) -> bool:

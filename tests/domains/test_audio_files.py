@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -276,6 +277,14 @@ def test_a_missing_folder_and_a_single_class_are_told_before_anything_is_decoded
     (tmp_path / "only").mkdir()
     with pytest.raises(DataError, match="1 sub-folders found; at least two"):
         AUDIO.task(FolderSettings(path=str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"low/caf\xe9.wav", b"low/pipe.wav"])
+def test_names_that_are_not_utf8_and_pipes_are_named(folder: Path, name: bytes) -> None:
+    (os.mkfifo if name.endswith(b".wav") else os.mkdir)(os.fsencode(folder) + b"/" + name)
+    expected = r"low/pipe\.wav is no regular file" if b"pipe" in name else r"sounds.*: the name b'caf\\xe9(\.wav)?' is not UTF-8; rename it"
+    with pytest.raises(DataError, match=expected):
+        own(folder)
 
 
 @pytest.mark.parametrize("kind", ["file", "class"])

@@ -45,6 +45,16 @@ def test_an_entry_is_decoded_once_and_read_back(tmp_path: Path) -> None:
     assert read.damaged() == []
 
 
+def test_memory_that_does_not_suffice_is_told_in_a_line_and_leaves_nothing(tmp_path: Path) -> None:
+    def large(writer: Writer) -> dict[str, Any]:
+        writer.write("values", np.int8, (1, 1 << 60), [np.empty((1, 1 << 60), np.int8)])
+        return {}
+
+    with pytest.raises(DataError, match="x: does not fit into memory; ask for smaller examples, or fewer"):
+        ensure(tmp_path, "x", IDENTITY, large)
+    assert visible(tmp_path) == []
+
+
 def test_the_hash_is_that_of_the_content_alone(tmp_path: Path) -> None:
     def in_one_piece(writer: Writer) -> dict[str, Any]:
         writer.write("values", np.int64, (6, 2), [VALUES])

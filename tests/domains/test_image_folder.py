@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,30 @@ def test_a_photo_is_turned_upright(tmp_path: Path) -> None:
 def test_a_missing_folder_is_told_before_anything_is_decoded(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"{tmp_path}/none: No such file or directory; set data.path"):
         image.task(settings(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("text", ["", "~nobody-of-that-name/x", "a\0b"])
+def test_what_can_be_no_path_is_refused(text: str) -> None:
+    with pytest.raises(DataError, match=r"^data\.path: "):
+        image.task(FolderSettings(path=text))
+
+
+def test_a_class_whose_name_is_not_utf8_is_named(folder: Path) -> None:
+    os.mkdir(os.fsencode(folder) + b"/caf\xe9")
+    with pytest.raises(DataError, match=r"images: the name b'caf\\xe9' is not UTF-8; rename it"):
+        image.task(settings(folder))
+
+
+def test_names_of_classes_cannot_steer_the_terminal(folder: Path) -> None:
+    (folder / "red").rename(folder / "red\x1b[31m\n")
+    lines = image.check(settings(folder), folder.parent / "cache")
+    assert all(line.isprintable() for line in lines) and any(r"red\x1b[31m\n" in line for line in lines)
+
+
+def test_a_pipe_is_not_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "red" / "pipe.png")
+    with pytest.raises(DataError, match=r"pipe\.png is no regular file"):
+        load(folder)
 
 
 def test_one_class_is_too_few(tmp_path: Path) -> None:

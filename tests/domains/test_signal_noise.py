@@ -9,7 +9,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from cvkan.domains.signal_noise import SIGNAL_NOISE, CoherentSettings
+from cvkan.domains import signal_noise
+from cvkan.domains.signal_noise import SIGNAL_NOISE, CoherentSettings, chunk
 from cvkan.domains.task import Split
 from cvkan.orchestrator.learner import Learner
 from cvkan.orchestrator.spec import config_of
@@ -75,6 +76,15 @@ def test_a_larger_part_begins_with_the_smaller_one(cache_dir: Path) -> None:
     small, large = (SIGNAL_NOISE.load(CoherentSettings(**{**SMALL, "n_train": n}), cache_dir) for n in (700, 900))
     assert torch.equal(small.train.x, large.train.x[:700]) and torch.equal(small.train.y, large.train.y[:700])
     assert torch.equal(small.test.x, large.test.x)
+
+
+def test_large_examples_are_drawn_few_at_once_and_a_larger_part_still_begins_with_the_smaller_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert chunk(CoherentSettings()) == 512 and chunk(CoherentSettings(tokens=4096, dims=4096)) == 1
+    monkeypatch.setattr(signal_noise, "MOST", 4 * 16 * 8)
+    small, large = (SIGNAL_NOISE.load(CoherentSettings(**{**SMALL, "n_train": n}), tmp_path).train for n in (3, 5))
+    assert torch.equal(small.x, large.x[:3]) and torch.equal(small.y, large.y[:3])
 
 
 def test_check_says_what_one_answer_to_all_is_worth(cache_dir: Path) -> None:

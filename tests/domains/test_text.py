@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,13 @@ def test_a_label_that_is_not_of_sst2_is_named(root: Path) -> None:
         sst2(root)
 
 
+def test_an_sst2_without_labels_names_no_setting_that_it_has_not(root: Path) -> None:
+    tsv(root / "SST-2" / "dev.tsv", [("0", "a film")], header="index\tsentence")
+    with pytest.raises(DataError, match=r"^[^:]*dev\.tsv has no column 'label'; .*download the data set again") as caught:
+        sst2(root)
+    assert "data.label" not in str(caught.value)
+
+
 def test_the_real_sst2(sample_root: Path, cache_dir: Path) -> None:
     data = TEXT.load(Sst2Settings(root=str(sample_root), n_train=2000), cache_dir)
     assert [len(part) for part in (data.validation, data.test)] == [3367, 872]
@@ -254,7 +262,10 @@ LINE = b"sentence\tlabel\ngood\t1\nbad\t0\n"
         (LINE + b"fine\t\n", "x.tsv:4: the label is empty"),
         (LINE + b"caf\xe9\t1\n", "x.tsv:4: no valid UTF-8 \\(byte 0xe9 after 'caf'\\)"),
         (b"sentence\tlabels\ngood\t1\n", "data.label: .*x.tsv has no column 'label'; did you mean labels?"),
-        (b"review,stars\ngood,1\n", "data.text: .*x.tsv has no column 'sentence'; valid: review,stars \\(line 1"),
+        (b"review,stars\ngood,1\n", "data.text: .*x.tsv has no column 'sentence'; valid: 'review,stars' \\(line 1"),
+        (LINE.replace(b"\n", b"\r"), "x.tsv:1: a line ends with CR alone; save the file with LF"),
+        (b"\t".join([b"x" * 90] * 90), "data.text: .*valid: ('x{40}...', ){11}'x{40}...' and 78 more \\(line 1"),
+        (b"sentence\tlabel\tlabel\ngood\t1\t0\n", "x.tsv:1: two columns are called 'label'; rename one of them"),
         (b"sentence\tlabel\n" + b"good\t1\n" * 9, "x.tsv: a single class: every label is '1'"),
         (b"sentence\tlabel\n" + b"good\t1\n" * 9 + b"bad\t0\n", "x.tsv:11: label '0' has 1 of the 3 sentences that every class needs"),
     ],
@@ -271,3 +282,15 @@ def test_a_wrong_file_is_named_in_one_line(tmp_path: Path, raw: bytes, message: 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nothing\.tsv not found; set data\.file to a tsv file"):
         own(tmp_path / "nothing.tsv")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.tsv")
+    with pytest.raises(DataError, match=r"pipe\.tsv is no regular file"):
+        own(tmp_path / "pipe.tsv")
+
+
+def test_labels_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    path = tsv(tmp_path / "x.tsv", [(f"it is {index}", f"\x1b[3{index % 2}m") for index in range(60)])
+    lines = TEXT.check(TsvSettings(file=str(path)), tmp_path / "cache")
+    assert all(line.isprintable() for line in lines) and any(r"\x1b[30m" in line for line in lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,8 @@ def test_the_generated_series_has_a_day_a_week_and_levels_that_move(tmp_path: Pa
 
 def test_check_tells_what_the_parts_are(tmp_path: Path) -> None:
     text = "\n".join(TIMESERIES.check(mine(save(tmp_path, rows())), tmp_path))
-    assert "training part: up 34.5 20.21, flat 0.1 1, small" in text and "from 2020-01-01 00:00 to 2020-01-05 03:00" in text
+    assert "training part: up 34.5 20.21, flat 0.1 0, small" in text and "from 2020-01-01 00:00 to 2020-01-05 03:00" in text
+    assert "left out, as no number stands in them: 'place'" in text
     assert "train: 70 steps, 64 windows of 4 and 3 steps" in text
     assert "validation: 10 steps, 8 windows" in text and "test: 20 steps, 18 windows" in text
 
@@ -230,11 +232,65 @@ def test_an_empty_cell_in_the_first_row_is_told_and_not_left_out(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    ("cell", "shown"), [("NA", "'NA'"), ("", "empty cell"), ("n\0", r"'n\x00'"), ("x" * 90, f"'{'x' * 40}...'"), ("1,5", "point before")]
+)
+def test_a_channel_whose_first_cell_is_no_number_is_told_and_not_left_out(tmp_path: Path, cell: str, shown: str) -> None:
+    table = rows()
+    table[1][4] = cell
+    text = message(mine(save(tmp_path, table)), tmp_path)
+    assert "mine.csv:2: column 'small': " in text and shown in text and "set data.columns to leave the column out" in text
+    assert TIMESERIES.load(mine(tmp_path / "mine.csv", columns=["up"]), tmp_path).task.n_outputs == 1
+
+
+@pytest.mark.parametrize("cell", ["1,5", "1,000", "1.000,5", "1 000", "7\0"])
+def test_a_channel_of_numbers_in_another_style_is_told_and_not_left_out(tmp_path: Path, cell: str) -> None:
+    table = [[*row[:4], cell] if hour else row for hour, row in enumerate(rows())]
+    assert "mine.csv:2: column 'small': " in message(mine(save(tmp_path, table)), tmp_path)
+
+
+def test_a_file_that_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    assert "pipe.csv is no regular file" in message(mine(tmp_path / "pipe.csv"), tmp_path)
+    assert "/dev/zero is no regular file" in message(mine(Path("/dev/zero")), tmp_path)
+
+
+@pytest.mark.parametrize("text", ["~nobody-of-that-name/x.csv", "a\0b", "x" * 5000])
+def test_what_can_be_no_path_is_refused(tmp_path: Path, text: str) -> None:
+    assert message(CsvSettings(file=text), tmp_path).startswith("data.file: ")
+    assert message(ETTh1Settings(root=text), tmp_path).startswith("data.root: ")
+    assert message(ETTh1Settings(root=""), tmp_path) == "data.root: empty; a path expected"
+
+
+def test_a_channel_that_varies_by_less_than_float32_can_tell_is_only_centred(tmp_path: Path) -> None:
+    table = rows()
+    for hour, row in enumerate(table[1:]):
+        row[4] = str(1e-200 * (hour % 2))
+    assert not TIMESERIES.load(mine(save(tmp_path, table)), tmp_path).train.x[..., 2].any()
+
+
+def test_a_channel_that_scaling_makes_too_large_is_named(tmp_path: Path) -> None:
+    table = rows()
+    table[-1][4] = "3e38"
+    text = message(mine(save(tmp_path, table)), tmp_path)
+    assert "channel 'small': step 100 is 1.5e+44 deviations of the training part from its mean, more than float32 can hold" in text
+
+
+def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    table = rows()
+    table[0][1] = "up\n\x1b[31m"
+    lines = TIMESERIES.check(mine(save(tmp_path, table)), tmp_path)
+    assert all(line.isprintable() for line in lines) and any(r"up\n\x1b[31m 34.5" in line for line in lines)
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("", "empty; expected a first line"),
         ("date,up\n", "no column with a number"),
         ("date;up\n1;2\n", "cells must be separated by commas"),
+        ("date|up\n1|2\n", "cells must be separated by commas"),
+        ("date  up\n1  2\n", "cells must be separated by commas"),
+        (f"{'x' * 90};up\n1;2\n", f"one column, '{'x' * 40}...'"),
         ("date,up,up\n1,2,3\n", "two columns are called 'up'"),
         ("date,up\n1,2\n2\n", "mine.csv:3: 1 cell, 2 expected"),
         ("date,up\n1,2\n2,3,4\n", "mine.csv:3: 3 cells, 2 expected"),

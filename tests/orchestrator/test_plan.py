@@ -258,3 +258,23 @@ def test_axes_that_make_too_many_arms_are_refused_at_once() -> None:
     axes = "".join(f"  model.{name}: {values}\n" for name in names)
     with pytest.raises(UserError, match="729,000,000 arms; at most 100,000"):
         plan(f"name: x\naxes:\n{axes}")
+
+
+@pytest.mark.parametrize(
+    ("model", "axis", "values"),
+    [
+        ("{name: tpi, window: none}", "model.window_size", "[4, 8]"),
+        ("{name: tpi, variant: single}", "model.beta", "[0.1, 1.0]"),
+        ("{name: cv_kan, head: emergent}", "model.n_heads", "[2, 4]"),
+        ("{name: cv_kan, block: phase_attention}", "model.aggregation", "[mean, attention]"),
+    ],
+)
+def test_an_axis_that_has_no_effect_beside_the_other_settings_is_refused(model: str, axis: str, values: str) -> None:
+    text = f"name: x\ntrial: {{model: {model}}}\naxes: {{{axis}: {values}}}"
+    with pytest.raises(UserError, match=f"axes.{axis}: changes no result"):
+        make_plan(sweep_from(parse(text, "x.yaml"), "x.yaml"), lambda config: "0" * 64)
+
+
+def test_a_setting_that_an_axis_brings_to_effect_may_stand_in_the_trial() -> None:
+    text = "name: x\ntrial: {model: {name: tpi, window_size: 8}}\naxes: {model.window: [none, hard], model.decay: [layer]}"
+    assert len(make_plan(sweep_from(parse(text, "x.yaml"), "x.yaml"), lambda config: "0" * 64).arms) == 2

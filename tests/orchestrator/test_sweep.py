@@ -123,6 +123,31 @@ def test_one_trial_takes_the_first_value_of_every_axis() -> None:
     assert spec.trial.plain() == {"model": {"name": "mlp", "d_hidden": 8, "n_layers": 3}, "optimizer": {"name": "sgd"}}
 
 
+def test_one_trial_takes_the_first_value_of_axes_that_an_option_sets() -> None:
+    spec = sweep(one=True, sets=("axes.model.n_layers=[4, 2, 3]", "axes.train.epochs=[7, 8]"))
+    assert spec.axes == {}
+    assert (spec.trial.plain()["model"]["n_layers"], spec.trial.plain()["train"]) == (4, {"epochs": 7})
+    with pytest.raises(UserError, match=r"axes.model.n_layers: expected a list of values"):
+        sweep(one=True, sets=("axes.model.n_layers=4",))
+
+
+def test_one_trial_keeps_what_an_unnamed_value_does_not_change() -> None:
+    text = "name: x\ntrial: {model: {name: mlp, d_hidden: 8}}\naxes: {model: [{label: deep, n_layers: 5}, {n_layers: 1}]}\n"
+    assert sweep(text, one=True).trial.plain() == {"model": {"name": "mlp", "d_hidden": 8, "n_layers": 5}}
+
+
+@pytest.mark.parametrize(("text", "line"), [("seeds=4", "set it with --seed"), ("name=foo", "lies in results/train")])
+def test_one_trial_refuses_what_it_sets_itself(text: str, line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        sweep(one=True, sets=(text,))
+
+
+@pytest.mark.parametrize("folder", ["/tmp/a b #c", "123", "[x", "a: b", "null", " x "])
+def test_the_folder_of_data_is_no_yaml(folder: str) -> None:
+    spec = sweep_from(parse(TEXT, "x.yaml"), "x.yaml", sets=("data.root=elsewhere",), data=folder)
+    assert spec.trial.plain()["data"] == {"root": folder}
+
+
 def test_a_claim_names_values_as_the_axes_do() -> None:
     text = TEXT.replace("[1, 2]", "[1, 2]\n  optimizer.betas: [[0.9, 0.99], [0.8, 0.9]]\n  train.grad_clip: [1.0, 2.5]")
     text = text.replace("  optimizer: [{name: sgd}, {name: adam, lr: 0.1}, {name: adam}]\n", "")
@@ -161,8 +186,7 @@ axes:
     assert [model.get("n_layers") for model in models] == [5, 1, None]
 
 
-@pytest.mark.parametrize("label", ["3", "''", "[a]"])
+@pytest.mark.parametrize("label", ["3", "''", "[a]", "null"])
 def test_a_label_is_text(label: str) -> None:
-    spec = sweep_from(parse(f"name: x\naxes:\n  model: [{{label: {label}, n_layers: 2}}]", "x.yaml"), "x.yaml")
-    with pytest.raises(UserError, match=r"x.yaml:3: model.label: unknown setting"):
-        config_from(tree_at(spec.trial, {"model": spec.axes["model"][0]}))
+    with pytest.raises(UserError, match=r"^x.yaml:3: axes.model: label: expected text that is not empty; got .*$"):
+        sweep_from(parse(f"name: x\naxes:\n  model: [{{label: {label}, n_layers: 2}}]", "x.yaml"), "x.yaml")
